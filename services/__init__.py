@@ -1,0 +1,1 @@
+"""The three services (tasks, runs, previews) and the command that starts them."""

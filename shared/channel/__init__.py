@@ -1,0 +1,1 @@
+"""asyncio, no web framework: the log of events and the channel that follows it."""

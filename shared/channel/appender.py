@@ -1,0 +1,134 @@
+"""Group commit: what was published while the previous transaction was in flight goes into the next one."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from shared.channel.log import (
+    MAX_COMMAND_BYTES,
+    MAX_EVENT_BYTES,
+    Command,
+    Committed,
+    EventLog,
+    EventTooLarge,
+    LogError,
+    LogUnavailable,
+)
+from shared.protocol.record import Record
+
+T = TypeVar("T")
+
+MAX_GROUP_COMMANDS = 256  # a group is one transaction: bounded so that one caller's burst delays nobody for long
+MAX_QUEUE_BYTES = 64 * 1024 * 1024
+MAX_QUEUE_COMMANDS = 20_000
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    command: Command[Any]
+    size: int
+    done: asyncio.Future[Committed[Any]]
+
+
+class Appender:
+    """The one writer of a process. `on_commit` gets each group's records, in order, before its publishers go on."""
+
+    def __init__(self, log: EventLog, on_commit: Callable[[str, Sequence[Record]], None]) -> None:
+        self._log = log
+        self._on_commit = on_commit
+        self._queue: deque[_Waiting] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="appender")
+
+    async def close(self) -> None:
+        """Commit what was accepted, then stop. Later publishing raises LogUnavailable."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def append(self, command: Command[T]) -> Committed[T]:
+        """Resolve when the command's transaction has committed.
+
+        Raise what its change raised, EventTooLarge, or LogUnavailable (then its fate is unknown: a publisher that
+        must not repeat itself uses a producer sequence or an idempotency key).
+        """
+        if self._closing or self._task is None or self._task.done():
+            raise LogUnavailable("this process is shutting down and takes no more events; try another or later")
+        size = check_size(command)
+        if len(self._queue) >= MAX_QUEUE_COMMANDS or self._queued_bytes + size > MAX_QUEUE_BYTES:
+            raise LogUnavailable("too many events are waiting to be stored; try again in a moment")
+        waiting = _Waiting(command, size, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._queued_bytes += size
+        self._wake.set()
+        return await waiting.done
+
+    async def _run(self) -> None:
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            group = self._take()
+            if group:
+                await self._commit(group)
+
+    def _take(self) -> list[_Waiting]:
+        """The next group. A command whose publisher has gone away before its turn is left out."""
+        group: list[_Waiting] = []
+        size = 0
+        while self._queue and len(group) < MAX_GROUP_COMMANDS and size < MAX_COMMAND_BYTES:
+            waiting = self._queue.popleft()
+            self._queued_bytes -= waiting.size
+            if not waiting.done.done():
+                group.append(waiting)
+                size += waiting.size
+        return group
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        results: Sequence[Committed[Any] | Exception]
+        try:
+            results = await self._log.append([waiting.command for waiting in group])
+        except LogError as error:
+            results = [error] * len(group)
+        except Exception as error:  # a fault of ours: its publishers must hear of it, and the appender must live on
+            results = [error] * len(group)
+        records: list[Record] = []
+        epoch = ""
+        for result in results:
+            if isinstance(result, Committed):
+                records.extend(result.records)
+                epoch = result.last.epoch
+        if records:
+            self._on_commit(epoch, records)
+        for waiting, result in zip(group, results, strict=True):
+            if waiting.done.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.done.set_exception(result)
+            else:
+                waiting.done.set_result(result)
+
+
+def check_size(command: Command[Any]) -> int:
+    """The command's bytes. Raise EventTooLarge."""
+    total = 0
+    for draft in command.drafts:
+        total += len(draft.data)
+        if len(draft.data) > MAX_EVENT_BYTES:
+            raise EventTooLarge(
+                f"a {draft.type} event has {len(draft.data)} bytes; at most {MAX_EVENT_BYTES} are taken"
+            )
+    if total > MAX_COMMAND_BYTES:
+        raise EventTooLarge(f"{total} bytes of events at once; at most {MAX_COMMAND_BYTES} are taken: send fewer")
+    return total

@@ -1,0 +1,6 @@
+"""The log in PostgreSQL: the only package that knows the driver."""
+
+from shared.channel.postgres.database import Database
+from shared.channel.postgres.log import PostgresEventLog
+
+__all__ = ["Database", "PostgresEventLog"]

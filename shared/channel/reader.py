@@ -1,0 +1,244 @@
+"""A reader: one client's position over a channel. It owns no queue; a slow reader is simply behind."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from shared.channel.batch import Batch
+from shared.channel.log import HistoryTrimmed, LogUnavailable
+from shared.channel.start import Start
+from shared.protocol.control import Gap
+from shared.protocol.filter import Filter
+from shared.protocol.lag import shed
+from shared.protocol.position import MAX_SEQ, ResetReason
+from shared.protocol.record import Record
+from shared.protocol.tail import Tail
+
+if TYPE_CHECKING:  # the channel makes its readers, and they look back at it
+    from shared.channel.channel import Channel
+
+T = TypeVar("T")
+
+RETRY_SECONDS = (0.1, 1.0)
+
+
+class Listener(Protocol):
+    """What a reader's owner does while it is parked at the head."""
+
+    def offer(self, batch: Batch) -> bool:
+        """Take the batch now, without waiting. False: it was taken, but the reader is not ready for another."""
+        ...
+
+    def wake(self) -> None:
+        """The reader is parked no more: ask it what is next."""
+        ...
+
+
+class Reader:
+    """Yields what its filter shows after `position`, in order, from the tail or from the log.
+
+    Up to `live_from`, the head when it connected, everything is history; batches never cross it.
+    """
+
+    def __init__(self, channel: "Channel", filter: Filter, start: Start, *, lossless: bool = False) -> None:
+        self.filter = filter
+        self.position = start.after
+        self.live_from = max(start.state.head, start.after)
+        self.epoch = start.state.epoch
+        self._channel = channel
+        self._lossless = lossless
+        self._tail: Tail | None = None
+        self._read_bytes = 0  # this reader's place on the scale of its tail's total_bytes
+        self._listener: Listener | None = None
+
+    # ── taking ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def behind(self) -> bool:
+        """Whether what comes next must be read from the log."""
+        return self.position < self._attach().floor
+
+    @property
+    def stale(self) -> bool:
+        """Whether the log has begun a new epoch since this reader started."""
+        return self.epoch != self._channel.state.epoch
+
+    @property
+    def is_history(self) -> bool:
+        """Whether what comes next was there before the reader came."""
+        return self.position < self.live_from
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether this live reader is so far behind that its sheddable events may go."""
+        if self._lossless or self.is_history or self._tail is None:
+            return False
+        return self._tail.total_bytes - self._read_bytes > self._channel.limits.lag_budget_bytes
+
+    def peek(self) -> Batch | None:
+        """The next batch of the tail, None when there is none; the position stays."""
+        tail, limits = self._attach(), self._channel.limits
+        bound = self.live_from if self.is_history else MAX_SEQ
+        records = tail.after(self.position, bound, limits.batch_bytes)
+        head = min(bound, self._channel.state.head)
+        upto = records[-1].seq if records and records[-1].seq < tail.last_seq else max(head, self.position)
+        if not records and upto == self.position:
+            return None
+        return self._batch(records, upto)
+
+    def take(self, *, lagging: bool = False) -> Batch | None:
+        """The next batch of the tail, None at the head. `lagging`: apply the delivery classes to what is pending."""
+        if lagging:
+            tail, limits = self._attach(), self._channel.limits
+            records = tail.after(self.position, MAX_SEQ, limits.page_bytes)
+            batch = self._shed(records, records[-1].seq) if records else None
+        else:
+            batch = self.peek()
+        if batch is not None:
+            self.advance(batch)
+        return batch
+
+    async def read(self, *, lagging: bool = False) -> Batch:
+        """The next batch from the log; waits while the log is away. Raise HistoryTrimmed."""
+        page = await _patiently(lambda: self._channel.read_shared(self.filter, self.position))
+        if self.stale or page.state.epoch != self.epoch:
+            return Batch(self.epoch, self.position, self.position, (), size=0)
+        records, upto = page.records, page.scanned_to
+        if self.is_history and upto > self.live_from:
+            records, upto = tuple(r for r in records if r.seq <= self.live_from), self.live_from
+        batch = self._shed(records, upto) if lagging else self._batch(records, upto)
+        self.advance(batch)
+        return batch
+
+    def advance(self, batch: Batch) -> None:
+        """The batch is this reader's now: what comes next lies after it."""
+        self.position = batch.upto
+        self._read_bytes += batch.size
+
+    async def next(self) -> Batch:
+        """The next batch with anything in it; waits for it. Raise HistoryTrimmed, also when the epoch has changed."""
+        while True:
+            if self.stale:
+                raise HistoryTrimmed("the log has begun a new epoch")
+            batch = await self.read() if self.behind else self.take()
+            if batch is None:
+                batch = await self._sleep()
+            if batch is not None and (batch.items or batch.ends is not None):
+                return batch
+
+    async def _sleep(self) -> Batch | None:
+        sleeper = _Sleeper()
+        self.park(sleeper)
+        try:
+            return await sleeper.woken
+        finally:
+            self.unpark()
+
+    # ── parking ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def park(self, listener: Listener) -> None:
+        """Wait at the head without a task: `listener` gets what comes. Call it in the same step as the `take` that
+        returned None, or news between the two are missed.
+        """
+        self._listener = listener
+        self._channel.fanout.park(self._attach(), self)
+
+    def unpark(self) -> None:
+        """Stop waiting. Harmless when not parked."""
+        if self._listener is not None and self._tail is not None:
+            self._channel.fanout.unpark(self._tail, self)
+        self._listener = None
+
+    @property
+    def parked(self) -> bool:
+        return self._listener is not None
+
+    def deliver(self, batch: Batch) -> None:
+        """Hand the parked owner a batch that lies right after its position."""
+        self.advance(batch)
+        listener = self._listener
+        if listener is not None and not listener.offer(batch):
+            self.unpark()
+
+    def rouse(self) -> None:
+        """End the parking: the owner asks for what is next by itself."""
+        listener = self._listener
+        if listener is not None:
+            self.unpark()
+            listener.wake()
+
+    def disturb(self) -> None:
+        """The tails were dropped: wherever this reader waits, it has to look anew."""
+        listener, self._listener, self._tail = self._listener, None, None
+        if listener is not None:
+            listener.wake()
+
+    # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def restart(self) -> Start:
+        """Begin again with all that is kept, after a reset; return the new start. Waits while the log is away."""
+        self.unpark()
+        self._detach()
+        requested = f"{self.epoch}-{self.position}"
+        state = await _patiently(self._channel.ask)
+        reason = ResetReason.HISTORY_TRIMMED if state.epoch == self.epoch else ResetReason.EPOCH_CHANGED
+        self.epoch, self.position, self.live_from = state.epoch, state.start, state.head
+        return Start(state, state.start, reset=reason, requested=requested)
+
+    def close(self) -> None:
+        """Let go of the tail."""
+        self.unpark()
+        self._detach()
+
+    def _attach(self) -> Tail:
+        if self._tail is None:
+            self._tail = tail = self._channel.tails.open(self.filter, self._channel.state.head)
+            self._read_bytes = tail.total_bytes - tail.bytes_after(self.position)
+        return self._tail
+
+    def _detach(self) -> None:
+        if self._tail is not None:
+            self._channel.tails.close(self._tail)
+            self._tail = None
+
+    # ── batches ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _batch(self, records: Sequence[Record], upto: int) -> Batch:
+        return self._make(records, [r for r in records if r.ends is None or self.filter.shows(r)], upto)
+
+    def _shed(self, records: Sequence[Record], upto: int) -> Batch:
+        shown = [r for r in records if r.ends is None or self.filter.shows(r)]
+        return self._make(records, shed(shown, self._channel.schema), upto)
+
+    def _make(self, records: Sequence[Record], items: Sequence[Record | Gap], upto: int) -> Batch:
+        ends = None
+        if self.filter.ends_with_subject:
+            ends = next((r.ends for r in records if r.ends is not None), None)
+        return Batch(self.epoch, self.position, upto, items, size=sum(r.size for r in records), ends=ends)
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again, with a jittered back-off, for as long as the log is away."""
+    delay = RETRY_SECONDS[0]
+    while True:
+        try:
+            return await ask()
+        except LogUnavailable:
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, RETRY_SECONDS[1])
+
+
+class _Sleeper:
+    """The listener of a consumer that waits in a task of its own."""
+
+    def __init__(self) -> None:
+        self.woken: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
+
+    def offer(self, batch: Batch) -> bool:
+        self.woken.set_result(batch)
+        return False
+
+    def wake(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)

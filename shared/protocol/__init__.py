@@ -1,0 +1,1 @@
+"""The wire and its rules, as pure functions and values: no I/O, no clock, no randomness."""

@@ -1,0 +1,86 @@
+"""Formats: how each transport writes the same frames. Equal formats at the same position share the same bytes."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from shared.protocol import sse
+from shared.protocol.control import Control, encode_control
+from shared.protocol.record import Record
+
+
+class Format(Protocol):
+    """Immutable and hashable; `epoch` is the log's."""
+
+    def records(self, epoch: str, records: Sequence[Record]) -> bytes:
+        """One message that carries all of `records`, in order."""
+        ...
+
+    def control(self, position: str, frame: Control) -> bytes:
+        """One message that carries a control frame whose id is `position`."""
+        ...
+
+
+class SseFormat(Struct, frozen=True):
+    """`text/event-stream`. Events of the `primary` type go without an `event:` line."""
+
+    primary: str | None = None
+
+    def records(self, epoch: str, records: Sequence[Record]) -> bytes:
+        return b"".join(
+            sse.frame(f"{epoch}-{record.seq}", None if record.type == self.primary else record.type, record.data)
+            for record in records
+        )
+
+    def control(self, position: str, frame: Control) -> bytes:
+        return sse.frame(position, frame.__struct_config__.tag, encode_control(frame))  # type: ignore[arg-type]  # our tags are str
+
+
+def json_frame(id: str | None, data: bytes) -> bytes:
+    """`{"id": …, "event": …}`, with the event's own JSON spliced in."""
+    if id is None:
+        return b'{"event":%b}' % data
+    return b'{"id":"%b","event":%b}' % (id.encode(), data)
+
+
+def _control_id(position: str, frame: Control) -> str | None:
+    return position if frame.has_id else None
+
+
+class WebSocketFormat(Struct, frozen=True):
+    """`tailrace.v1`: each text message is a JSON array of frames."""
+
+    def records(self, epoch: str, records: Sequence[Record]) -> bytes:
+        return b"[%b]" % b",".join(json_frame(f"{epoch}-{record.seq}", record.data) for record in records)
+
+    def control(self, position: str, frame: Control) -> bytes:
+        return b"[%b]" % json_frame(_control_id(position, frame), encode_control(frame))
+
+
+class MessagePackFormat(Struct, frozen=True):
+    """`tailrace.v1.msgpack`: the same arrays as binary MessagePack."""
+
+    def records(self, epoch: str, records: Sequence[Record]) -> bytes:
+        return _repack(_AS_JSON.records(epoch, records))
+
+    def control(self, position: str, frame: Control) -> bytes:
+        return _repack(_AS_JSON.control(position, frame))
+
+
+_AS_JSON = WebSocketFormat()
+
+
+def _repack(message: bytes) -> bytes:
+    return msgspec.msgpack.encode(msgspec.json.decode(message))
+
+
+class NdjsonFormat(Struct, frozen=True):
+    """`application/x-ndjson`: one frame a line."""
+
+    def records(self, epoch: str, records: Sequence[Record]) -> bytes:
+        return b"".join(json_frame(f"{epoch}-{record.seq}", record.data) + b"\n" for record in records)
+
+    def control(self, position: str, frame: Control) -> bytes:
+        return json_frame(_control_id(position, frame), encode_control(frame)) + b"\n"
