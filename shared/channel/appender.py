@@ -13,7 +13,6 @@ from shared.channel.log import (
     Committed,
     EventLog,
     EventTooLarge,
-    LogError,
     LogUnavailable,
 )
 from shared.protocol.record import Record
@@ -99,9 +98,7 @@ class Appender:
         results: Sequence[Committed[Any] | Exception]
         try:
             results = await self._log.append([waiting.command for waiting in group])
-        except LogError as error:
-            results = [error] * len(group)
-        except Exception as error:  # a fault of ours: its publishers must hear of it, and the appender must live on
+        except Exception as error:  # noqa: BLE001  whatever it was, its publishers hear of it and the appender lives on
             results = [error] * len(group)
         records: list[Record] = []
         epoch = ""

@@ -49,7 +49,8 @@ class Reader:
         self._channel = channel
         self._lossless = lossless
         self._tail: Tail | None = None
-        self._read_bytes = 0  # this reader's place on the scale of its tail's total_bytes
+        self._joined = 0  # the head when it came to its tail; lag is counted from there,
+        self._read_bytes = 0  # on the scale of the tail's total_bytes
         self._listener: Listener | None = None
 
     # ── taking ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -101,7 +102,7 @@ class Reader:
 
     async def read(self, *, lagging: bool = False) -> Batch:
         """The next batch from the log; waits while the log is away. Raise HistoryTrimmed."""
-        page = await _patiently(lambda: self._channel.read_shared(self.filter, self.position))
+        page = await patiently(lambda: self._channel.read_shared(self.filter, self.position))
         if self.stale or page.state.epoch != self.epoch:
             return Batch(self.epoch, self.position, self.position, (), size=0)
         records, upto = page.records, page.scanned_to
@@ -114,7 +115,8 @@ class Reader:
     def advance(self, batch: Batch) -> None:
         """The batch is this reader's now: what comes next lies after it."""
         self.position = batch.upto
-        self._read_bytes += batch.size
+        if batch.upto > self._joined:
+            self._read_bytes += batch.size
 
     async def next(self) -> Batch:
         """The next batch with anything in it; waits for it. Raise HistoryTrimmed, also when the epoch has changed."""
@@ -181,7 +183,7 @@ class Reader:
         self.unpark()
         self._detach()
         requested = f"{self.epoch}-{self.position}"
-        state = await _patiently(self._channel.ask)
+        state = await patiently(self._channel.ask)
         reason = ResetReason.HISTORY_TRIMMED if state.epoch == self.epoch else ResetReason.EPOCH_CHANGED
         self.epoch, self.position, self.live_from = state.epoch, state.start, state.head
         return Start(state, state.start, reset=reason, requested=requested)
@@ -193,8 +195,9 @@ class Reader:
 
     def _attach(self) -> Tail:
         if self._tail is None:
-            self._tail = tail = self._channel.tails.open(self.filter, self._channel.state.head)
-            self._read_bytes = tail.total_bytes - tail.bytes_after(self.position)
+            self._joined = self._channel.state.head
+            self._tail = self._channel.tails.open(self.filter, self._joined)
+            self._read_bytes = self._tail.total_bytes
         return self._tail
 
     def _detach(self) -> None:
@@ -218,7 +221,7 @@ class Reader:
         return Batch(self.epoch, self.position, upto, items, size=sum(r.size for r in records), ends=ends)
 
 
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask again, with a jittered back-off, for as long as the log is away."""
     delay = RETRY_SECONDS[0]
     while True:

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from shared.protocol.control import Reset
 from shared.protocol.position import LogState, ResetReason
 
 
@@ -13,3 +14,7 @@ class Start(Struct, frozen=True):
     resumed: bool = False
     reset: ResetReason | None = None
     requested: str = ""
+
+    def reset_frame(self) -> Reset:
+        """What a client that must start over is told."""
+        return Reset(reason=str(self.reset), requested=self.requested, oldest=self.state.oldest, head=self.state.head)

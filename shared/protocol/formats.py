@@ -22,6 +22,10 @@ class Format(Protocol):
         """One message that carries a control frame whose id is `position`."""
         ...
 
+    def join(self, parts: Sequence[bytes]) -> bytes:
+        """Several messages as one; `parts` is not empty."""
+        ...
+
 
 class SseFormat(Struct, frozen=True):
     """`text/event-stream`. Events of the `primary` type go without an `event:` line."""
@@ -37,12 +41,16 @@ class SseFormat(Struct, frozen=True):
     def control(self, position: str, frame: Control) -> bytes:
         return sse.frame(position, frame.__struct_config__.tag, encode_control(frame))  # type: ignore[arg-type]  # our tags are str
 
+    def join(self, parts: Sequence[bytes]) -> bytes:
+        return b"".join(parts)
 
-def json_frame(id: str | None, data: bytes) -> bytes:
-    """`{"id": …, "event": …}`, with the event's own JSON spliced in."""
+
+def json_frame(id: str | None, data: bytes, ref: str | None = None) -> bytes:
+    """`{"ref": …, "id": …, "event": …}`, with the event's own JSON spliced in; `ref` and `id` only if given."""
+    start = b"{" if ref is None else b'{"ref":%b,' % msgspec.json.encode(ref)
     if id is None:
-        return b'{"event":%b}' % data
-    return b'{"id":"%b","event":%b}' % (id.encode(), data)
+        return b'%b"event":%b}' % (start, data)
+    return b'%b"id":"%b","event":%b}' % (start, id.encode(), data)
 
 
 def _control_id(position: str, frame: Control) -> str | None:
@@ -50,26 +58,35 @@ def _control_id(position: str, frame: Control) -> str | None:
 
 
 class WebSocketFormat(Struct, frozen=True):
-    """`tailrace.v1`: each text message is a JSON array of frames."""
+    """`tailrace.v1`: each text message is a JSON array of frames. On a multiplexed connection each carries `ref`."""
+
+    ref: str | None = None
 
     def records(self, epoch: str, records: Sequence[Record]) -> bytes:
-        return b"[%b]" % b",".join(json_frame(f"{epoch}-{record.seq}", record.data) for record in records)
+        return b"[%b]" % b",".join(json_frame(f"{epoch}-{record.seq}", record.data, self.ref) for record in records)
 
     def control(self, position: str, frame: Control) -> bytes:
-        return b"[%b]" % json_frame(_control_id(position, frame), encode_control(frame))
+        return b"[%b]" % json_frame(_control_id(position, frame), encode_control(frame), self.ref)
+
+    def join(self, parts: Sequence[bytes]) -> bytes:
+        return parts[0] if len(parts) == 1 else b"[%b]" % b",".join(part[1:-1] for part in parts)
 
 
 class MessagePackFormat(Struct, frozen=True):
     """`tailrace.v1.msgpack`: the same arrays as binary MessagePack."""
 
+    ref: str | None = None
+
     def records(self, epoch: str, records: Sequence[Record]) -> bytes:
-        return _repack(_AS_JSON.records(epoch, records))
+        return _repack(WebSocketFormat(self.ref).records(epoch, records))
 
     def control(self, position: str, frame: Control) -> bytes:
-        return _repack(_AS_JSON.control(position, frame))
+        return _repack(WebSocketFormat(self.ref).control(position, frame))
 
-
-_AS_JSON = WebSocketFormat()
+    def join(self, parts: Sequence[bytes]) -> bytes:
+        if len(parts) == 1:
+            return parts[0]
+        return msgspec.msgpack.encode([frame for part in parts for frame in msgspec.msgpack.decode(part)])
 
 
 def _repack(message: bytes) -> bytes:
@@ -84,3 +101,6 @@ class NdjsonFormat(Struct, frozen=True):
 
     def control(self, position: str, frame: Control) -> bytes:
         return json_frame(_control_id(position, frame), encode_control(frame)) + b"\n"
+
+    def join(self, parts: Sequence[bytes]) -> bytes:
+        return b"".join(parts)

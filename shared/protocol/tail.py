@@ -62,11 +62,6 @@ class Tail:
             taken.append(record)
         return taken
 
-    def bytes_after(self, seq: int) -> int:
-        """How many bytes lie above `seq`."""
-        index = bisect_right(self._records, seq, lo=self._first, key=_seq_of)
-        return sum(record.size for record in self._records[index:])
-
 
 def _seq_of(record: Record) -> int:
     return record.seq

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
-from asyncpg import Connection, Pool
+from asyncpg import Connection, Pool, Record
+from asyncpg.pool import PoolConnectionProxy
 
 from shared.channel.log import LogUnavailable
+
+Session: TypeAlias = "Connection[Record] | PoolConnectionProxy[Record]"
 
 COMMAND_TIMEOUT_SECONDS = 8.0
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -84,7 +87,7 @@ class Database:
             )
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[Session]:
         """A connection of the pool, for reads and for what needs no place in the log. Raise LogUnavailable."""
         if self._pool is None:
             raise LogUnavailable("the database is not open")
@@ -101,6 +104,14 @@ class Database:
         """The first row or None. Raise LogUnavailable."""
         async with self.connection() as connection:
             return await connection.fetchrow(sql, *args)
+
+
+async def fetch_one(session: Session, sql: str, *args: Any) -> Record:
+    """The first row of a statement that always returns one."""
+    row = await session.fetchrow(sql, *args)
+    if row is None:
+        raise LookupError(f"no row came back: {sql.strip()[:60]}")
+    return row
 
 
 class unavailable_means:  # noqa: N801  reads as a phrase where it is used

@@ -3,8 +3,7 @@
 import secrets
 import string
 
-from asyncpg import Connection
-
+from shared.channel.postgres.database import Session, fetch_one
 from shared.protocol.position import LogState
 
 # A restored or copied cluster has another system identifier; one that was promoted or recovered to a point in time has
@@ -16,15 +15,15 @@ SELECT (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
 """
 
 
-async def read_state(connection: Connection, schema: str) -> LogState:
+async def read_state(connection: Session, schema: str) -> LogState:
     """The log's state in one snapshot."""
-    row = await connection.fetchrow(f"SELECT epoch, head, oldest FROM {schema}.log, {schema}.retained")
+    row = await fetch_one(connection, f"SELECT epoch, head, oldest FROM {schema}.log, {schema}.retained")
     return LogState(epoch=row["epoch"], head=row["head"], oldest=row["oldest"])
 
 
-async def check_epoch(connection: Connection, schema: str) -> LogState:
+async def check_epoch(connection: Session, schema: str) -> LogState:
     """Compare the cluster with the one the log was written in; begin a new epoch if it is another. Return the state."""
-    identity = await connection.fetchrow(_IDENTITY)
+    identity = await fetch_one(connection, _IDENTITY)
     here = (identity["system_identifier"], identity["timeline"])
     known = await connection.fetchrow(f"SELECT system_identifier, timeline FROM {schema}.log")
     if known is None:
@@ -44,7 +43,7 @@ async def check_epoch(connection: Connection, schema: str) -> LogState:
     return await read_state(connection, schema)
 
 
-async def new_epoch(connection: Connection, schema: str) -> None:
+async def new_epoch(connection: Session, schema: str) -> None:
     """Name a new incarnation."""
     await connection.execute(f"UPDATE {schema}.log SET epoch = $1", _name())
     await connection.execute("SELECT pg_notify($1, '')", channel_name(schema))

@@ -1,6 +1,5 @@
 """The log in PostgreSQL: a counter row gives the order, so commit order is seq order and no reader passes a hole."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -9,7 +8,7 @@ from asyncpg import Connection
 
 from shared.channel.appender import check_size
 from shared.channel.log import Command, Committed, HistoryTrimmed, LogUnavailable, Page
-from shared.channel.postgres.database import UNAVAILABLE, Database, is_unavailable, unavailable
+from shared.channel.postgres.database import UNAVAILABLE, Database, Session, fetch_one, is_unavailable, unavailable
 from shared.channel.postgres.epoch import check_epoch, new_epoch, read_state
 from shared.channel.postgres.news import News
 from shared.channel.postgres.queries import ReadQueries
@@ -85,7 +84,7 @@ class PostgresEventLog:
             return await self._store(connection, [_Pending(None, tuple(c.drafts)) for c in commands])
         async with connection.transaction():
             # Always the counter first: one lock order for every transaction that changes state, hence no deadlock.
-            counter = await connection.fetchrow(f"SELECT epoch, head FROM {self.schema}.log FOR UPDATE")
+            counter = await fetch_one(connection, f"SELECT epoch, head FROM {self.schema}.log FOR UPDATE")
             next_seq = counter["head"] + 1
             results: list[_Pending | Exception] = []
             for command in commands:
@@ -121,7 +120,7 @@ class PostgresEventLog:
         if not drafts:
             state = await read_state(connection, self.schema)
             return [Committed(part.value, Position(state.epoch, state.head)) for part in pending]
-        row = await connection.fetchrow(self._append_sql, *_columns(drafts), self._news.name)
+        row = await fetch_one(connection, self._append_sql, *_columns(drafts), self._news.name)
         seq, results = row["base"], []
         for part in pending:
             records = tuple(Record.of(seq + place, draft) for place, draft in enumerate(part.drafts, start=1))
@@ -168,7 +167,7 @@ class PostgresEventLog:
             await new_epoch(connection, self.schema)
             return await read_state(connection, self.schema)
 
-    async def _check(self, connection: Connection) -> LogState:
+    async def _check(self, connection: Session) -> LogState:
         return await check_epoch(connection, self.schema)
 
     # ── retention ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,14 +185,16 @@ class PostgresEventLog:
                     (SELECT head FROM {s}.log) + 1,
                     greatest(
                         (SELECT head FROM {s}.log) - $1::bigint + 1,
-                        (SELECT coalesce(max(seq), 0) + 1 FROM {s}.events WHERE stored_at < now() - $2::float8 * interval '1 s')
+                        (SELECT coalesce(max(seq), 0) + 1 FROM {s}.events
+                         WHERE stored_at < now() - $2::float8 * interval '1 s')
                     ))) RETURNING oldest
                 """,
                 max_events,
                 max_age_seconds,
             )
-        while await self._delete_before(oldest) == RETENTION_BATCH:
-            await asyncio.sleep(0)
+        deleted = RETENTION_BATCH
+        while deleted == RETENTION_BATCH:
+            deleted = await self._delete_before(oldest)
         return await self.state()
 
     async def _delete_before(self, oldest: int) -> int:
@@ -207,7 +208,7 @@ class PostgresEventLog:
         return len(rows)
 
 
-class _Refused(Exception):  # noqa: N818  it carries an error out of a transaction, so that it is rolled back
+class _Refused(Exception):  # it carries an error out of a transaction, so that it is rolled back
     def __init__(self, reason: Exception) -> None:
         super().__init__(reason)
         self.reason = reason

@@ -9,7 +9,7 @@ from typing import Any
 from asyncpg import Connection
 
 from shared.channel.log import LogUnavailable
-from shared.channel.postgres.database import UNAVAILABLE, Database
+from shared.channel.postgres.database import UNAVAILABLE, Database, Session
 from shared.channel.postgres.epoch import channel_name
 from shared.protocol.errors import MalformedPosition
 from shared.protocol.position import LogState, Position
@@ -23,7 +23,7 @@ RETRY_SECONDS = (0.05, 2.0)
 class News:
     """`NOTIFY` payloads as states of the log. Any doubt (a lost connection, a strange payload) leads to a re-check."""
 
-    def __init__(self, database: Database, schema: str, check: Callable[[Connection], Awaitable[LogState]]) -> None:
+    def __init__(self, database: Database, schema: str, check: Callable[[Session], Awaitable[LogState]]) -> None:
         self.name = channel_name(schema)
         self.listening = False
         self._database = database

@@ -20,7 +20,8 @@ WITH scanned AS MATERIALIZED (
 ), wanted AS (
     SELECT e.*, {wanted} AS wanted FROM scanned e
 ), counted AS (
-    SELECT e.*, sum(octet_length(e.data)) FILTER (WHERE e.wanted) OVER (ORDER BY e.seq) - octet_length(e.data) AS before,
+    SELECT e.*,
+           sum(octet_length(e.data)) FILTER (WHERE e.wanted) OVER (ORDER BY e.seq) - octet_length(e.data) AS before,
            count(*) FILTER (WHERE e.wanted) OVER (ORDER BY e.seq) AS place
     FROM wanted e
 )

@@ -1,0 +1,148 @@
+"""Admission: what a request for a stream or for events asks for, checked before the first byte goes out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote
+
+from litestar.connection import ASGIConnection
+from msgspec import Struct
+
+from shared.channel.channel import Channel
+from shared.channel.start import Start
+from shared.edge.problems import BadInput, Gone
+from shared.protocol.control import Gap
+from shared.protocol.errors import MalformedPosition
+from shared.protocol.filter import Filter
+from shared.protocol.position import Anchor, LogState, Position, ResetReason, parse_after
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+class Malformed(Struct, frozen=True):
+    """A Last-Event-ID that is no position: its client cannot help it, so it is told to start over."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What somebody is to be sent.
+
+    `arrived` is the log as this process knew it before the subject was looked up, so that `now` cannot lie after an
+    end that the look-up did not see. `ended` is the subject's terminal status if it was over already. `primary` is the
+    stream's primary type. `events_url` is the polling twin.
+    """
+
+    channel: Channel
+    filter: Filter
+    requested: Position | Anchor | Malformed
+    arrived: LogState
+    events_url: str
+    on_reset: Literal["reset", "error"] = "reset"
+    lossless: bool = False
+    primary: str | None = None
+    ended: str | None = None
+
+    async def start(self) -> Start:
+        """Where it begins. Raise Gone when that needs a reset and the client asked for an error; LogUnavailable."""
+        if isinstance(self.requested, Malformed):
+            state = await self.channel.ask()
+            start = Start(state, state.start, reset=ResetReason.UNKNOWN_POSITION, requested=self.requested.text)
+        elif self.requested is Anchor.NOW:
+            start = Start(self.arrived, self.arrived.head)
+        else:
+            start = await self.channel.resolve(self.requested)
+        if start.reset is not None and self.on_reset == "error":
+            raise gone(start)
+        return start
+
+    async def has_nothing_more(self) -> bool:
+        """Whether the subject has ended and nothing that the filter shows lies after the position: then 204."""
+        if self.ended is None:
+            return False
+        start = await self.start()
+        if start.reset is not None:
+            return False
+        after = start.after
+        while after < start.state.head:
+            page = await self.channel.read(self.filter, after, limit=100)
+            if any(self.filter.shows(record) for record in page.records):
+                return False
+            after = max(page.scanned_to, after + 1)
+        return True
+
+    def backfill(self, gap: Gap, epoch: str) -> str:
+        """The URL that returns what a gap stands for."""
+        joint = "&" if "?" in self.events_url else "?"
+        types = f"&types={quote(','.join(self.filter.types), safe=',*')}" if self.filter.types else ""
+        return f"{self.events_url}{joint}after={epoch}-{gap.from_seq - 1}&until={epoch}-{gap.to_seq}{types}"
+
+
+def gone(start: Start) -> Gone:
+    """The refusal that stands for a reset."""
+    state = start.state
+    return Gone(
+        f"continuity from {start.requested!r} cannot be proved ({start.reset}): read the state anew and follow from "
+        f"after=start or from {state.epoch}-{state.head}",
+        reason=start.reset,
+        requested=start.requested,
+        epoch=state.epoch,
+        oldest=state.oldest,
+        head=state.head,
+    )
+
+
+def requested_position(connection: Connection, default: Anchor) -> Position | Anchor | Malformed:
+    """The header Last-Event-ID, else the parameter `after`, else `default`. Raise MalformedPosition for `after`."""
+    header = connection.headers.get("last-event-id", "").strip()
+    if header:
+        try:
+            return parse_after(header)
+        except MalformedPosition:
+            return Malformed(header[:100])
+    after = connection.query_params.get("after")
+    return default if after is None else parse_after(after)
+
+
+def flag(connection: Connection, name: str) -> bool:
+    """A parameter that is 1 or 0, true or false. Raise BadInput."""
+    value = connection.query_params.get(name, "0").lower()
+    if value not in ("0", "1", "true", "false"):
+        raise BadInput(f"{name} is {value!r}; give 1 or 0")
+    return value in ("1", "true")
+
+
+def choice(connection: Connection, name: str, allowed: Sequence[str], default: str) -> str:
+    """A parameter with a few values. Raise BadInput."""
+    value = connection.query_params.get(name, default)
+    if value not in allowed:
+        raise BadInput(f"{name} is {value!r}; give {' or '.join(allowed)}")
+    return str(value)
+
+
+def number(connection: Connection, name: str, default: float, lowest: float, highest: float) -> float:
+    """A number within bounds. Raise BadInput."""
+    text = connection.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not lowest <= value <= highest:
+        raise BadInput(f"{name} is {text[:40]!r}; give a number from {lowest:g} to {highest:g}")
+    return value
+
+
+def check_parameters(connection: Connection, allowed: Sequence[str]) -> None:
+    """Raise BadInput for a parameter that is not known here, and for one given twice that is not a list."""
+    strange = sorted(set(connection.query_params) - set(allowed))
+    if strange:
+        raise BadInput(f"there is no parameter {', '.join(map(repr, strange))} here; allowed: {', '.join(allowed)}")
+
+
+def list_parameter(connection: Connection, name: str) -> list[str]:
+    """A parameter that may come several times or as a comma list."""
+    values = connection.query_params.getall(name, [])
+    return [part for value in values for part in value.split(",") if part]

@@ -1,0 +1,93 @@
+"""Building a service's Litestar application: the same guards, errors and documentation for each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from litestar import Litestar
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import OpenAPIType, Parameter, Schema
+
+import shared
+from shared.edge.admission import check_parameters
+from shared.edge.problems import WrongMedia, handle
+from shared.edge.settings import Settings
+
+# every query parameter of the product, once; handlers name those they take in `parameters=`
+PARAMETERS: Mapping[str, str] = {
+    "after": "start, now or a position such as k3f9a2-1042: events after it are sent",
+    "until": "a position: events after it are left out",
+    "types": "a comma list of event types; * stands for any characters",
+    "lossless": "1: nothing is shed or conflated, however far this reader falls behind",
+    "on_reset": "reset: a reset frame; error: 410",
+    "limit": "at most so many items",
+    "wait": "seconds to wait for the first event",
+    "run": "a run's id; may be repeated",
+    "status": "only with this status",
+    "runner": "only of this runner",
+    "mode": "only of this mode",
+    "session_id": "only of this session",
+    "task_id": "only of this task",
+    "cursor": "the next_cursor of the page before",
+}
+
+
+def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options: Any) -> Litestar:
+    """The application of the service `name`. `options` go to Litestar."""
+    app = Litestar(
+        route_handlers=handlers,
+        guards=[_check_query, _check_media_type],
+        exception_handlers={HTTPException: handle, Exception: handle},
+        request_max_body_size=settings.body_bytes,
+        openapi_config=OpenAPIConfig(
+            title=f"Tailrace {name}",
+            version=shared.__version__,
+            path=f"/api/v1/{name}/schema",
+            use_handler_docstrings=True,
+        ),
+        **options,
+    )
+    _document_parameters(app)
+    return app
+
+
+def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    if not connection.url.path.rstrip("/").split("/schema")[0].endswith(connection.url.path.rstrip("/")):
+        return  # the documentation's own pages
+    check_parameters(connection, handler.opt.get("parameters", ()))
+
+
+def _check_media_type(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    if getattr(handler, "parsed_data_field", None) is None:
+        return
+    given = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != "application/json":
+        raise WrongMedia(f"the body must be application/json; the request says {given[:80] or 'nothing'}")
+
+
+def _document_parameters(app: Litestar) -> None:
+    """Query parameters are read from the URL by the edge, which WebSockets share; here they get into OpenAPI."""
+    paths = app.openapi_schema.paths or {}
+    for route in app.routes:
+        item = paths.get(route.path_format)
+        for handler in getattr(route, "route_handlers", ()):
+            for method in getattr(handler, "http_methods", ()):
+                operation = getattr(item, method.lower(), None)
+                if operation is None:
+                    continue
+                operation.parameters = [
+                    *(operation.parameters or []),
+                    *(_parameter(parameter) for parameter in handler.opt.get("parameters", ())),
+                ] or None
+
+
+def _parameter(name: str) -> Parameter:
+    return Parameter(
+        name=name,
+        param_in="query",
+        required=False,
+        description=PARAMETERS[name],
+        schema=Schema(type=OpenAPIType.STRING),
+    )

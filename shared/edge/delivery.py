@@ -1,0 +1,313 @@
+"""Delivery: one connection's stream, from `hello` through history to `live` and whatever comes, until its end.
+
+While there is nothing to wait for, no task exists for it: parked at the head, the fan-out loop calls `offer`, which
+writes to the connection in place. Only what cannot be finished at once (history, a full socket, an end) gets a task,
+the pump. Either the reader is parked or a pump runs, never both.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import shared
+from shared.channel.batch import Batch
+from shared.channel.log import HistoryTrimmed
+from shared.channel.reader import Reader, patiently
+from shared.channel.start import Start
+from shared.edge.admission import Subscription
+from shared.edge.connection import StreamConnection, wait_writable
+from shared.edge.sinks import Message, Sink
+from shared.protocol.control import Bookmark, Control, Gap, Hello, Live, StreamEnd
+from shared.protocol.ends import EndReason
+from shared.protocol.position import LogState
+from shared.protocol.record import Record
+
+if TYPE_CHECKING:  # the registry holds deliveries, and they use its settings and counters
+    from shared.edge.streams import Streams
+
+log = logging.getLogger("tailrace.stream")
+
+STALL_SECONDS = 0.05  # a write that waited longer than this means that the socket, not this loop, is slow
+SERVER = f"tailrace/{shared.__version__}"
+
+
+class Delivery:
+    """`say` sends the ASGI message that ends the connection; `on_end` is called once when nothing more will be sent."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        sink: Sink,
+        connection: StreamConnection,
+        streams: "Streams",
+        *,
+        say: Callable[[Message], Awaitable[None]],
+        on_end: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.subscription = subscription
+        self.events_sent = 0
+        self.end: EndReason | None = None
+        self.status = subscription.ended
+        self._sink = sink
+        self._connection = connection
+        self._streams = streams
+        self._say = say
+        self._on_end = on_end
+        self._reader: Reader | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._live = False
+        self._closing = False
+        self._finished = False
+        self._stalled = False
+        self._loop = asyncio.get_running_loop()
+        self.began = self.last_write = self._loop.time()
+        self.sent_seq = 0  # the seq of the last id that was sent
+
+    # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        """Begin sending."""
+        self._streams.add(self)
+        self._start_pump(self._begin)
+
+    async def close(self) -> None:
+        """Stop at once; the owner's connection is gone or going."""
+        self._closing = True
+        if self._reader is not None:
+            self._reader.unpark()
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.wait([self._pump])
+        self._finish()
+
+    def finish(self, reason: EndReason) -> None:
+        """End the stream for `reason`: the client is told as soon as its socket takes it."""
+        if self.end is None and not self._finished:
+            self.end = reason
+            if self._reader is not None:
+                self._reader.rouse()
+
+    @property
+    def transport(self) -> str:
+        return self._sink.transport
+
+    def cut(self) -> None:
+        """Give the connection up, when its client could not be told in time."""
+        self._connection.abort()
+
+    def _finish(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        if self._reader is not None:
+            self._reader.close()
+            self.subscription.channel.readers.discard(self._reader)
+        self._streams.remove(self)
+        self._on_end()
+
+    # ── parked at the head ─────────────────────────────────────────────────────────────────────────────────────
+
+    def offer(self, batch: Batch) -> bool:
+        """Send without waiting if possible; else a pump goes on where the send had to wait."""
+        if batch.ends is not None:
+            self._start_pump(partial(self._deliver, batch))
+            return False
+        if not batch.items:
+            return True
+        if not self._connection.is_writable:
+            self._start_pump(partial(self._deliver, batch))
+            return False
+        self._count(batch)
+        self._connection.write(batch.render(self._sink.format, self._render))
+        return True
+
+    def wake(self) -> None:
+        if self._pump is None or self._pump.done():
+            self._start_pump(None)
+
+    def beat(self, now: float) -> None:
+        """Say "still here", or how far the log has been seen when the filter hid what was new. Only while parked."""
+        reader = self._reader
+        if reader is None or not reader.parked:
+            return
+        channel, payload = self.subscription.channel, self._sink.heartbeat()
+        head = max(reader.position, channel.state.head)
+        if head > self.sent_seq or payload is None:
+            self.sent_seq = reader.position = head
+            payload = self._sink.format.control(f"{reader.epoch}-{head}", Bookmark())
+        self.last_write = now
+        if self._connection.is_writable:
+            self._connection.write(self._sink.wire(payload))
+        else:
+            reader.unpark()
+            self._start_pump(partial(self._write, self._sink.wire(payload)))
+
+    # ── the pump ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_pump(self, first: "Callable[[], Awaitable[None]] | None") -> None:
+        self._pump = self._loop.create_task(self._run(first), name="pump")
+
+    async def _run(self, first: "Callable[[], Awaitable[None]] | None") -> None:
+        try:
+            if first is not None:
+                await first()
+            if await self._drain():
+                return
+            await self._say_goodbye()
+        except _SlowReader:
+            self.end = EndReason.SLOW_READER
+            self._connection.abort()
+        except Exception as error:
+            if not self._closing and not isinstance(error, OSError):  # uvicorn's ClientDisconnected is an OSError
+                log.error("a stream failed", exc_info=error)
+            self._connection.abort()
+        self._finish()
+
+    async def _begin(self) -> None:
+        subscription = self.subscription
+        start = await patiently(subscription.start)
+        self._reader = Reader(subscription.channel, subscription.filter, start, lossless=subscription.lossless)
+        subscription.channel.readers.add(self._reader)
+        self._streams.count_start(start)
+        await self._control(start.after, self._hello(start))
+        if start.reset is not None:
+            await self._control(start.after, start.reset_frame())
+
+    async def _drain(self) -> bool:
+        """Send all there is. True: parked at the head. False: the stream is to end."""
+        reader = self._reader
+        assert reader is not None
+        while self.end is None:
+            if not self._live and not reader.is_history:
+                self._live = True
+                await self._control(reader.position, Live(replayed=self.events_sent))
+                if self.status is not None:
+                    self.end = EndReason.TERMINAL
+                continue
+            if reader.stale:
+                await self._start_over()
+                continue
+            lagging = self._stalled and reader.over_budget
+            try:
+                batch = await reader.read(lagging=lagging) if reader.behind else reader.take(lagging=lagging)
+            except HistoryTrimmed:
+                await self._start_over()
+                continue
+            if batch is None:
+                self._stalled = False
+                reader.park(self)  # in the same step as the take: nothing can come between them
+                return True
+            await self._deliver(batch)
+        return False
+
+    async def _deliver(self, batch: Batch) -> None:
+        if batch.items:
+            self._count(batch)
+            await self._write(batch.render(self._sink.format, self._render))
+        if batch.ends is not None:
+            self.status = batch.ends
+            if not self._live:
+                self._live = True
+                await self._control(batch.upto, Live(replayed=self.events_sent))
+            self.end = self.end or EndReason.TERMINAL
+
+    async def _start_over(self) -> None:
+        assert self._reader is not None
+        start = await self._reader.restart()
+        self._streams.count_start(start)
+        await self._control(start.after, start.reset_frame())
+
+    async def _say_goodbye(self) -> None:
+        assert self.end is not None
+        reason, retry = self.end, None
+        if not reason.final:
+            retry = self._streams.jittered_retry()
+        last_id = f"{self._epoch}-{self.sent_seq}"
+        frame = StreamEnd(
+            status=self.status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry
+        )
+        await self._write(self._sink.wire(self._sink.format.control(last_id, frame)))
+        message = self._sink.farewell(reason)
+        if message is not None:
+            await self._say(message)
+
+    # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _control(self, seq: int, frame: Control) -> None:
+        self.sent_seq = seq
+        await self._write(self._sink.wire(self._sink.format.control(f"{self._epoch}-{seq}", frame)))
+
+    async def _write(self, wire: bytes) -> None:
+        """Write when there is room. Raise _SlowReader after too long without, ConnectionError when it is lost."""
+        try:
+            waited = await wait_writable(self._connection, self._streams.settings.slow_reader_seconds)
+        except TimeoutError:
+            raise _SlowReader from None
+        if not self._connection.is_open:
+            raise ConnectionResetError
+        if waited > STALL_SECONDS:
+            self._stalled = True
+        self._connection.write(wire)
+        self.last_write = self._loop.time()
+
+    def _render(self, batch: Batch) -> bytes:
+        """One message for the whole batch: runs of events, and gaps between them."""
+        parts: list[bytes] = []
+        run: list[Record] = []
+        for item in batch.items:
+            if isinstance(item, Record):
+                run.append(item)
+                continue
+            if run:
+                parts.append(self._sink.format.records(batch.epoch, run))
+                run = []
+            parts.append(self._gap(batch.epoch, item))
+        if run:
+            parts.append(self._sink.format.records(batch.epoch, run))
+        return self._sink.wire(self._sink.format.join(parts))
+
+    def _gap(self, epoch: str, gap: Gap) -> bytes:
+        self._streams.count_gap(gap)
+        frame = Gap(
+            from_seq=gap.from_seq,
+            to_seq=gap.to_seq,
+            dropped=gap.dropped,
+            by_type=gap.by_type,
+            backfill=self.subscription.backfill(gap, epoch),
+        )
+        return self._sink.format.control(f"{epoch}-{gap.to_seq}", frame)
+
+    def _count(self, batch: Batch) -> None:
+        self.last_write = self._loop.time()
+        last = batch.items[-1]
+        self.sent_seq = last.seq if isinstance(last, Record) else last.to_seq
+        self.events_sent += len(batch.items)
+
+    @property
+    def _epoch(self) -> str:
+        return self._reader.epoch if self._reader is not None else self.subscription.arrived.epoch
+
+    def _hello(self, start: Start) -> Hello:
+        state: LogState = start.state
+        return Hello(
+            epoch=state.epoch,
+            head=state.head,
+            oldest=state.oldest,
+            after=start.after,
+            resumed=start.resumed,
+            heartbeat_seconds=self._streams.settings.heartbeat_seconds,
+            filter=self.subscription.filter.describe(),
+            server=SERVER,
+        )
+
+
+def jitter(milliseconds: int) -> int:
+    """Within a quarter of it, so that clients that were cut off together do not come back together."""
+    return round(milliseconds * random.uniform(0.75, 1.25))
+
+
+class _SlowReader(Exception):
+    """The socket took nothing for the time allowed."""

@@ -1,0 +1,23 @@
+"""Log lines: a constant sentence, then its fields."""
+
+import logging
+import sys
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class FieldFormatter(logging.Formatter):
+    """`time LEVEL logger sentence key=value …`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        return super().format(record) + "".join(f" {key}={value!r}" for key, value in fields.items())
+
+
+def set_up(level: str) -> None:
+    """Log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(FieldFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())

@@ -1,0 +1,75 @@
+"""Settings: environment variables, read once, refused at start-up with a sentence when wrong."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+import msgspec
+from msgspec import Meta, Struct
+
+PREFIX = "TAILRACE_"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it and says what is allowed."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Each field is the environment variable of the same name in capitals, with `TAILRACE_` before it."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    database_url: str = ""
+    data_directory: str = ".tailrace"
+    auth: Literal["off"] = "off"
+    auth_off_beyond_loopback: bool = False
+    websockets: bool = True
+    heartbeat_seconds: Annotated[float, Meta(ge=0.05, le=300)] = 15.0
+    slow_reader_seconds: Annotated[float, Meta(ge=0.05, le=600)] = 30.0
+    retry_milliseconds: Annotated[int, Meta(ge=10, le=600_000)] = 2_000
+    stream_max_seconds: Annotated[float, Meta(ge=0)] = 0.0
+    streams_per_process: Annotated[int, Meta(ge=1)] = 20_000
+    streams_per_tenant: Annotated[int, Meta(ge=1)] = 10_000
+    tail_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
+    lag_budget_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024
+    body_bytes: Annotated[int, Meta(ge=1024)] = 2 * 1024 * 1024
+    retention_events: Annotated[int, Meta(ge=0)] = 10_000_000
+    retention_hours: Annotated[float, Meta(ge=0)] = 24.0 * 30
+    lease_seconds: Annotated[float, Meta(ge=0.2, le=3600)] = 30.0
+    runs_inline_capacity: Annotated[int, Meta(ge=0, le=10_000)] = 32
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Raise SettingsError with a sentence about the first fault found."""
+        names = {PREFIX + field.name.upper(): field.name for field in msgspec.structs.fields(cls)}
+        given: dict[str, str] = {}
+        for variable, value in environment.items():
+            if variable.startswith(PREFIX) and variable in names:
+                given[names[variable]] = value
+        strange = [v for v in environment if v.startswith(PREFIX) and v not in names and not v.startswith(_OTHER)]
+        if strange:
+            raise SettingsError(f"There is no setting {sorted(strange)[0]}. There are: {', '.join(sorted(names))}")
+        try:
+            settings = msgspec.convert(given, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(_sentence(str(error), environment)) from None
+        return settings._checked()
+
+    def _checked(self) -> Self:
+        if self.host not in LOOPBACK and not self.auth_off_beyond_loopback:
+            raise SettingsError(
+                f"TAILRACE_HOST is {self.host}, but with TAILRACE_AUTH=off anybody who reaches it may do anything. "
+                "Listen on 127.0.0.1, or set TAILRACE_AUTH_OFF_BEYOND_LOOPBACK=true if that is what you want."
+            )
+        return self
+
+
+_OTHER = ("TAILRACE_TEST_", "TAILRACE_BENCH_")  # read by the tests and benchmarks, not by a service
+
+
+def _sentence(fault: str, environment: Mapping[str, str]) -> str:
+    """msgspec says "Expected `int` <= 65535 - at `$.port`"; a person set TAILRACE_PORT."""
+    what, _, where = fault.partition(" - at `$.")
+    variable = PREFIX + where.rstrip("`").upper()
+    return f"{variable} is {environment.get(variable, '')!r}, which it can't be: {what[:1].lower()}{what[1:]}."

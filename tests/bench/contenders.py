@@ -1,0 +1,63 @@
+"""What the harness can measure: servers that differ inside and are treated alike outside.
+
+A contender is started as a process of its own, on 127.0.0.1, on a port that it chooses and prints as
+`http://127.0.0.1:PORT`. It must then accept readers (`subscribe`) and publish (`publish`) over HTTP/1.1.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from re import Pattern
+from typing import Final
+
+from tests.bench import event
+
+SSE_SUBSCRIBE: Final = b"GET /stream HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+WEBSOCKET_SUBSCRIBE: Final = (
+    b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def bench_publish(first: int, count: int) -> bytes:
+    """The request by which the servers in this folder publish events `first` to `first + count - 1`."""
+    return b"POST /bench/publish?first=%d&n=%d HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n" % (
+        first,
+        count,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One server to measure.
+
+    `subscribe` is a reader's whole request, `publish(first, count)` a whole request that publishes that many
+    events together; its response needs a Content-Length. `ready` must be among the bytes a reader gets before
+    it can count on live events. `marker` occurs exactly once per event and nowhere else; `number` finds an
+    event's number. `durable` asks for the latency from publish to receipt as well.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    subscribe: bytes = SSE_SUBSCRIBE
+    websocket: bool = False
+    publish: Callable[[int, int], bytes] = bench_publish
+    ready: bytes = b"\r\n\r\n"
+    marker: bytes = event.MARKER
+    number: Pattern[bytes] = event.NUMBER
+    env: Mapping[str, str] = field(default_factory=dict)
+    durable: bool = False
+
+
+def module(name: str, *args: str) -> tuple[str, ...]:
+    """The command that runs a module of this folder with this Python."""
+    return (sys.executable, "-m", f"tests.bench.{name}", *args)
+
+
+LITESTAR: Final = Contender("litestar queue per reader", module("litestar_server"))
+BARE: Final = Contender("bare loop of sends", module("bare_server"))
+BASELINES: Final = (LITESTAR, BARE)
+
+#: Tailrace itself, over SSE and over WebSocket. To be filled in: see `Contender`.
+TAILRACE_SSE: Final[Contender | None] = None
+TAILRACE_WEBSOCKET: Final[Contender | None] = None

@@ -1,0 +1,115 @@
+"""Takes the figures: CPU per delivery, memory per reader, and what the load generator itself used."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.bench.contenders import Contender
+from tests.bench.control import Control
+from tests.bench.process import ServerProcess
+from tests.bench.readers import Readers
+
+_BETWEEN: Final = 0.002
+#: Readers that connect before memory is first read, so that what is allocated once is not counted per reader.
+_FIRST_READERS: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to measure. `publishes` gives, per burst size, how often it is published per round."""
+
+    readers: int
+    rounds: int
+    publishes: tuple[tuple[int, int], ...]
+    latencies: int
+
+
+FULL: Final = Plan(readers=1_000, rounds=15, publishes=((1, 30), (10, 8), (100, 2)), latencies=2_000)
+QUICK: Final = Plan(readers=1_000, rounds=4, publishes=((1, 20), (10, 4), (100, 1)), latencies=500)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One round of one contender: microseconds of server CPU per delivery, and who used the cores."""
+
+    microseconds: float
+    server_share: float
+    client_share: float
+    idle_share: float
+
+
+@dataclass(slots=True)
+class Bench:
+    """A contender that runs, with all its readers connected."""
+
+    contender: Contender
+    server: ServerProcess
+    readers: Readers
+    control: Control
+    kilobytes_per_reader: float
+    published: int = 0
+    samples: dict[int, list[Sample]] = field(default_factory=dict)
+
+    def publish(self, burst: int) -> None:
+        """Publish `burst` events together and wait until every reader has them."""
+        try:
+            self.control.request(self.contender.publish(self.published + 1, burst))
+        except (OSError, RuntimeError) as error:
+            raise RuntimeError(f"{self.contender.name}: {error}; its output:\n{self.server.output()}") from error
+        self.published += burst
+        self.readers.wait(self.published)
+
+    def sample(self, burst: int, publishes: int) -> None:
+        """Measure one round."""
+        self.publish(burst)  # warm after the other contenders' turns
+        before = _clocks(self.server)
+        for _ in range(publishes):
+            self.publish(burst)
+            time.sleep(_BETWEEN)
+        wall, server, client, idle = (b - a for a, b in zip(before, _clocks(self.server), strict=True))
+        deliveries = publishes * burst * len(self.readers)
+        sample = Sample(server / deliveries * 1e6, server / wall, client / wall, idle / wall)
+        self.samples.setdefault(burst, []).append(sample)
+
+    def close(self) -> None:
+        """Disconnect everybody and stop the server."""
+        self.control.close()
+        self.readers.close()
+        self.server.stop()
+
+
+def start(contender: Contender, readers: int) -> Bench:
+    """Start a contender and connect its readers."""
+    server = ServerProcess(contender)
+    try:
+        crowd = Readers(server)
+        crowd.connect(min(_FIRST_READERS, readers - 1))
+        before, first = server.resident_bytes(), len(crowd)
+        crowd.connect(readers - first)
+        kilobytes = (server.resident_bytes() - before) / (readers - first) / 1024
+        return Bench(contender, server, crowd, Control(server.port), kilobytes)
+    except BaseException:
+        server.stop()
+        raise
+
+
+def run_rounds(benches: Sequence[Bench], plan: Plan) -> None:
+    """Measure all contenders in turn, round by round, so that a noisy moment hits its neighbours too."""
+    for bench in benches:
+        for burst, _ in plan.publishes * 2:
+            bench.publish(burst)  # the kernel's buffers grow to what is needed
+    for _ in range(plan.rounds):
+        for burst, publishes in plan.publishes:
+            for bench in benches:
+                for other in benches:
+                    other.readers.drain()
+                bench.sample(burst, publishes)
+
+
+def _clocks(server: ServerProcess) -> tuple[float, float, float, float]:
+    """Wall, server CPU, own CPU, idle time of the machine's cores; in seconds."""
+    with open("/proc/uptime") as file:
+        idle = float(file.read().split()[1]) / (os.cpu_count() or 1)
+    return time.monotonic(), server.cpu_seconds(), time.process_time(), idle

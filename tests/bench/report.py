@@ -1,0 +1,94 @@
+"""Turns samples into the table that `make bench` prints; judges Tailrace by the bars of DESIGN section 11."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.bench.latency import Latency
+from tests.bench.measure import Bench
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One bar: what was measured and the most it may be."""
+
+    what: str
+    value: float
+    bar: float
+    unit: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bar was reached."""
+        return self.value <= self.bar
+
+    def __str__(self) -> str:
+        mark = "pass" if self.passed else "MISS"
+        return f"{mark}  {self.what}: {self.value:.3g}{self.unit} (bar {self.bar:g})"
+
+
+def cost(bench: Bench, burst: int) -> float:
+    """Microseconds of server CPU per delivery, the median of all rounds."""
+    return statistics.median(sample.microseconds for sample in bench.samples[burst])
+
+
+def ratio(bench: Bench, baseline: Bench, burst: int) -> float:
+    """Cost beside a baseline's: the median of the ratios within each round."""
+    pairs = zip(bench.samples[burst], baseline.samples[burst], strict=True)
+    return statistics.median(own.microseconds / other.microseconds for own, other in pairs)
+
+
+def cpu_table(benches: Sequence[Bench], baselines: Sequence[Bench]) -> Iterator[str]:
+    """Per burst and contender: the cost, its spread, its ratios, and who used the cores meanwhile."""
+    for burst in benches[0].samples:
+        titles = "".join(f"{'x ' + baseline.contender.name:>30}" for baseline in baselines)
+        head = f"{f'bursts of {burst}':<34}{'us/event':>10}{'min..max':>16}{titles}"
+        yield f"\n{head}{'server':>9}{'client':>8}{'idle':>7}"
+        for bench in benches:
+            samples = bench.samples[burst]
+            costs = [sample.microseconds for sample in samples]
+            spread = f"{min(costs):.2f}..{max(costs):.2f}"
+            ratios = "".join(f"{ratio(bench, baseline, burst):>30.3f}" for baseline in baselines)
+            shares = [
+                statistics.median(getattr(sample, name) for sample in samples)
+                for name in ("server_share", "client_share", "idle_share")
+            ]
+            yield (
+                f"  {bench.contender.name:<34}{cost(bench, burst):>8.2f}{spread:>16}{ratios}"
+                f"{shares[0]:>9.0%}{shares[1]:>8.0%}{shares[2]:>7.0%}"
+            )
+
+
+def memory_table(benches: Sequence[Bench]) -> Iterator[str]:
+    """Resident memory per idle reader."""
+    yield "\nKB of resident memory per idle reader"
+    for bench in benches:
+        yield f"  {bench.contender.name:<34}{bench.kilobytes_per_reader:>8.1f}"
+
+
+def latency_table(latencies: Mapping[str, Latency]) -> Iterator[str]:
+    """From publish to receipt."""
+    yield "\nms from publish over HTTP to receipt, 1 reader    p50     p99   (acknowledged p50)"
+    for name, latency in latencies.items():
+        yield f"  {name:<44}{latency.p50:>7.2f}{latency.p99:>8.2f}{latency.acknowledged_p50:>13.2f}"
+
+
+def sse_verdicts(own: Bench, litestar: Bench, bare: Bench) -> Iterator[Verdict]:
+    """The bars of Tailrace over SSE."""
+    yield Verdict("single events, CPU beside litestar", ratio(own, litestar, 1), 0.5, "x")
+    yield Verdict("single events, CPU beside bare sends", ratio(own, bare, 1), 2.0, "x")
+    yield Verdict("bursts of 10, CPU beside litestar", ratio(own, litestar, 10), 1 / 10, "x")
+    yield Verdict("bursts of 100, CPU beside litestar", ratio(own, litestar, 100), 1 / 50, "x")
+    yield Verdict("memory per idle SSE reader", own.kilobytes_per_reader, 20, " KB")
+
+
+def websocket_verdicts(own: Bench, sse: Bench) -> Iterator[Verdict]:
+    """The bars of Tailrace over WebSocket."""
+    yield Verdict("single events, WebSocket CPU beside SSE", ratio(own, sse, 1), 1.4, "x")
+    yield Verdict("memory per idle WebSocket reader", own.kilobytes_per_reader, 20, " KB")
+
+
+def latency_verdicts(name: str, latency: Latency) -> Iterator[Verdict]:
+    """The bars of durable publish to receipt."""
+    yield Verdict(f"{name}: publish to receipt p50", latency.p50, 2, " ms")
+    yield Verdict(f"{name}: publish to receipt p99", latency.p99, 10, " ms")
