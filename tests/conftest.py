@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytest_plugins = ["tests.support.postgres"]
+
 LIMIT_SECONDS = float(os.environ.get("TAILRACE_TEST_LIMIT_SECONDS", "1200"))
 EXIT_STATUS = 124  # what timeout(1) answers
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
@@ -126,7 +126,7 @@ class Channel:
             reader.close()
             self.readers.discard(reader)
 
-    async def follow(self, filter: Filter, start: Start) -> AsyncIterator[Record]:
+    async def follow(self, filter: Filter, start: Start) -> AsyncGenerator[Record, None]:
         """Each shown event above `start`, for ever, history and live alike; for consumers inside the process.
 
         Raise HistoryTrimmed when what comes next is gone, or the epoch has changed. Close the iterator when done.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from litestar.connection import ASGIConnection
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from shared.channel.channel import Channel
 from shared.channel.start import Start
@@ -15,6 +15,7 @@ from shared.protocol.control import Gap
 from shared.protocol.errors import MalformedPosition
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor, LogState, Position, ResetReason, parse_after
+from shared.protocol.schema import Schema
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -77,6 +78,74 @@ class Subscription:
         joint = "&" if "?" in self.events_url else "?"
         types = f"&types={quote(','.join(self.filter.types), safe=',*')}" if self.filter.types else ""
         return f"{self.events_url}{joint}after={epoch}-{gap.from_seq - 1}&until={epoch}-{gap.to_seq}{types}"
+
+
+class Ask(Struct, frozen=True):
+    """What the request for a stream says of itself, whoever the subject is."""
+
+    requested: Position | Anchor | Malformed
+    types: tuple[str, ...] | None
+    lossless: bool
+    on_reset: Literal["reset", "error"]
+
+    @classmethod
+    def of(
+        cls,
+        connection: Connection,
+        schema: Schema,
+        default: Anchor,
+        *,
+        follow: "Follow | None" = None,
+        on_reset: Literal["reset", "error"] = "reset",
+    ) -> "Ask":
+        """From a request's header and parameters, or from a `follow` message. Raise BadInput, ProtocolError."""
+        if follow is not None:
+            requested: Position | Anchor | Malformed = default if follow.after is None else parse_after(follow.after)
+            types, lossless = follow.types, follow.lossless
+            on_reset = follow.on_reset
+        else:
+            requested = requested_position(connection, default)
+            given = "types" in connection.query_params
+            types, lossless = list_parameter(connection, "types") if given else None, flag(connection, "lossless")
+            on_reset = "error" if choice(connection, "on_reset", ("reset", "error"), on_reset) == "error" else "reset"
+        if types is not None and not types:
+            raise BadInput(f"types is empty; name some of {', '.join(schema.names)}, or leave it out for all")
+        return cls(requested, None if types is None else schema.select(types), lossless, on_reset)
+
+    def subscribe(
+        self,
+        channel: Channel,
+        filter: Filter,
+        arrived: LogState,
+        events_url: str,
+        *,
+        primary: str | None = None,
+        ended: str | None = None,
+        endless: bool = False,
+    ) -> Subscription:
+        """The subscription. `endless`: the stream goes on whatever becomes of its subjects."""
+        return Subscription(
+            channel,
+            structs.replace(filter, endless=endless),
+            self.requested,
+            arrived,
+            events_url,
+            on_reset=self.on_reset,
+            lossless=self.lossless,
+            primary=primary,
+            ended=ended,
+        )
+
+
+class Follow(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="follow"):
+    """A WebSocket message: begin a stream whose frames carry `ref`. `channel` is `run/run_01j…`, `runs` and so on."""
+
+    ref: str
+    channel: str
+    after: str | None = None
+    types: list[str] | None = None
+    lossless: bool = False
+    on_reset: Literal["reset", "error"] = "reset"
 
 
 def gone(start: Start) -> Gone:

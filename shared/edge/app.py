@@ -41,6 +41,7 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options:
         guards=[_check_query, _check_media_type],
         exception_handlers={HTTPException: handle, Exception: handle},
         request_max_body_size=settings.body_bytes,
+        logging_config=None,  # the process has set logging up
         openapi_config=OpenAPIConfig(
             title=f"Tailrace {name}",
             version=shared.__version__,
@@ -54,8 +55,6 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options:
 
 
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    if not connection.url.path.rstrip("/").split("/schema")[0].endswith(connection.url.path.rstrip("/")):
-        return  # the documentation's own pages
     check_parameters(connection, handler.opt.get("parameters", ()))
 
 

@@ -10,10 +10,10 @@ from litestar.response import Stream
 from shared.channel.channel import Channel
 from shared.channel.log import HistoryTrimmed
 from shared.channel.start import Start
-from shared.edge.admission import Subscription
+from shared.edge.admission import Connection, Subscription, number
 from shared.protocol.control import Bookmark
 from shared.protocol.formats import NdjsonFormat, json_frame
-from shared.protocol.position import MAX_SEQ
+from shared.protocol.position import MAX_SEQ, Position
 from shared.protocol.record import Record
 
 NDJSON = "application/x-ndjson"
@@ -31,6 +31,15 @@ class Poll:
     wait_seconds: float
     until: int = MAX_SEQ
     ndjson: bool = False
+
+
+def poll_of(connection: Connection) -> Poll:
+    """From a request's parameters and Accept header. Raise BadInput, MalformedPosition."""
+    limit = int(number(connection, "limit", 0, 1, MAX_LIMIT)) if "limit" in connection.query_params else None
+    wait = number(connection, "wait", 0, 0, MAX_WAIT_SECONDS)
+    until = connection.query_params.get("until")
+    last = MAX_SEQ if until is None else Position.parse(until).seq
+    return Poll(limit, wait, last, ndjson=NDJSON in connection.headers.get("accept", ""))
 
 
 async def answer(subscription: Subscription, poll: Poll) -> Response[bytes] | Stream:

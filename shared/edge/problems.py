@@ -121,7 +121,8 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
 
 def _name_allowed_fields(request: Request[Any, Any, Any], error: ValidationException) -> str:
     """The faults in words; for an unknown field also the names that a body may have."""
-    faults = [f"{fault.get('key', 'body')}: {fault.get('message', '')}" for fault in error.extra or []]
+    extra: Any = error.extra or []
+    faults = [f"{fault.get('key', 'body')}: {fault.get('message', '')}" for fault in extra]
     text = "; ".join(faults) or error.detail
     body = request.route_handler.parsed_data_field
     if "unknown field" in text and body is not None and issubclass(body.annotation, msgspec.Struct):

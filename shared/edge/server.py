@@ -5,7 +5,7 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
@@ -22,7 +22,7 @@ WEBSOCKET_PING_SECONDS = 20.0  # finds peers that vanished; our own heartbeat is
 class Server(uvicorn.Server):
     """Ends the streams before uvicorn waits for their connections: its lifespan shutdown comes only after them."""
 
-    def __init__(self, front: Front, settings: Settings) -> None:
+    def __init__(self, front: Front, settings: Settings, on_started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 front,
@@ -43,6 +43,11 @@ class Server(uvicorn.Server):
             )
         )
         self._front = front
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

@@ -20,9 +20,14 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,80}")
 class Service(Protocol):
     """One of the three: the paths it answers, its application, its life and its health."""
 
-    name: str
-    prefixes: Sequence[str]
-    asgi: Asgi
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def prefixes(self) -> Sequence[str]: ...
+
+    @property
+    def asgi(self) -> Asgi: ...
 
     async def start(self) -> None:
         """Make ready. What it raises ends the start of the process."""

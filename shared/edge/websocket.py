@@ -4,12 +4,13 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
+from litestar import WebSocket
 from msgspec import Struct
 
-from shared.edge.admission import Subscription
+from shared.edge.admission import Follow, Subscription
 from shared.edge.connection import connection_of, wait_writable
 from shared.edge.delivery import Delivery
 from shared.edge.problems import BadInput, Document, Forbidden, document
@@ -26,22 +27,11 @@ FLOOD_MESSAGES, FLOOD_SECONDS = 200, 10.0
 FOLLOWS_PER_SOCKET = 200
 
 Admit = Callable[[], Awaitable[Subscription]]
-AdmitChannel = Callable[["Follow"], Awaitable[Subscription]]
+AdmitChannel = Callable[[Follow], Awaitable[Subscription]]
 
 
 class Ping(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="ping"):
     """`{"op":"ping"}`: answered with `pong`."""
-
-
-class Follow(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="follow"):
-    """Begin a stream whose frames carry `ref`. `channel` names it as its URL does: `run/run_01j…`, `runs`."""
-
-    ref: str
-    channel: str
-    after: str | None = None
-    types: list[str] | None = None
-    lossless: bool = False
-    on_reset: Literal["reset", "error"] = "reset"
 
 
 class Unfollow(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="unfollow"):
@@ -61,25 +51,25 @@ class Refused(Control, frozen=True, kw_only=True, tag="refused"):
     problem: msgspec.Raw
 
 
-async def serve_stream(scope: Any, receive: Any, send: Any, streams: Streams, admit: Admit) -> None:
+async def serve_stream(socket: WebSocket[Any, Any, Any], streams: Streams, admit: Admit) -> None:
     """One subscription on one WebSocket; refusals are HTTP answers with problem documents."""
-    await _Socket(scope, receive, send, streams).serve_one(admit)
+    await _Socket(socket, streams).serve_one(admit)
 
 
-async def serve_channels(scope: Any, receive: Any, send: Any, streams: Streams, admit: AdmitChannel) -> None:
+async def serve_channels(socket: WebSocket[Any, Any, Any], streams: Streams, admit: AdmitChannel) -> None:
     """Any number of subscriptions on one WebSocket, begun and ended by messages."""
-    await _Socket(scope, receive, send, streams).serve_many(admit)
+    await _Socket(socket, streams).serve_many(admit)
 
 
 class _Socket:
     """One WebSocket from its handshake to its close."""
 
-    def __init__(self, scope: Any, receive: Any, send: Any, streams: Streams) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._send = send
+    def __init__(self, socket: WebSocket[Any, Any, Any], streams: Streams) -> None:
+        self._scope: Any = socket.scope
+        self._receive: Any = socket.receive
+        self._send: Any = socket.send
         self._streams = streams
-        self._connection = connection_of(scope)
+        self._connection = connection_of(socket.scope)
         self._binary = False
         self._bad = 0
         self._recent: deque[float] = deque()

@@ -14,7 +14,8 @@ class Filter(Struct, frozen=True):
     """Events of one tenant (None: all, for trusted services only), narrowed by whatever else is set.
 
     `types` holds exact names and globs in which `*` stands for any run of characters. A filter of a single subject
-    also learns of the event that ends it, whatever `types` says, since the end of a stream is never filtered.
+    also learns of the event that ends it, whatever `types` says, since the end of a stream is never filtered; unless
+    it is `endless`.
     """
 
     tenant: str | None
@@ -22,6 +23,7 @@ class Filter(Struct, frozen=True):
     session: str | None = None
     worker: str | None = None
     types: tuple[str, ...] | None = None
+    endless: bool = False
 
     def shows(self, record: Record) -> bool:
         """Whether a reader is sent this event."""
@@ -47,7 +49,7 @@ class Filter(Struct, frozen=True):
     @property
     def ends_with_subject(self) -> bool:
         """Whether a stream through this filter is over when its subject is."""
-        return self.subjects is not None and len(self.subjects) == 1 and self.session is None
+        return self.subjects is not None and len(self.subjects) == 1 and not self.endless
 
     def describe(self) -> dict[str, Any]:
         """What the `hello` frame says of it. The tenant is the caller's own and is left out."""

@@ -157,7 +157,8 @@ class PostgresEventLog:
     def heads(self) -> AsyncIterator[LogState]:
         return self._news.heads()
 
-    async def listening(self) -> bool:
+    @property
+    def listening(self) -> bool:
         """Whether news arrive at once (else the slow poll finds them)."""
         return self._news.listening
 

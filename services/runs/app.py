@@ -1,0 +1,83 @@
+"""The composition root of the runs service."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from services.runs.api import HANDLERS
+from services.runs.backend import Backend
+from services.runs.events import SCHEMA
+from services.runs.executor import Executor
+from services.runs.housekeeping import Housekeeping, QueueBell
+from services.runs.lifecycle import Lifecycle
+from services.runs.runners import BUILT_IN
+from services.runs.store import STEPS, RunStore
+from services.runs.subscriptions import Subscriptions
+from shared.channel.channel import Channel, ChannelLimits
+from shared.channel.log import LogUnavailable
+from shared.channel.postgres import Database, PostgresEventLog
+from shared.channel.retention import Retention
+from shared.edge import metrics
+from shared.edge.app import build_app
+from shared.edge.settings import Settings
+from shared.edge.streams import Streams
+
+log = logging.getLogger("tailrace.runs")
+
+
+class RunsService:
+    """The runs service of one process."""
+
+    name = "runs"
+    prefixes = ("/api/v1/runs",)
+
+    def __init__(self, settings: Settings, database: Database, streams: Streams) -> None:
+        limits = ChannelLimits(tail_bytes=settings.tail_bytes, lag_budget_bytes=settings.lag_budget_bytes)
+        self._log = PostgresEventLog(database, self.name, STEPS)
+        self.channel = channel = Channel(self._log, SCHEMA, limits)
+        store, bell = RunStore(self.name, database), QueueBell()
+        lifecycle = Lifecycle(channel, store, lease_seconds=settings.lease_seconds)
+        self._executor = Executor(lifecycle, BUILT_IN, settings.runs_inline_capacity, bell.ring)
+        self._housekeeping = Housekeeping(channel, store, lifecycle, self._executor, bell)
+        self._retention = Retention(
+            self._log, max_age_seconds=settings.retention_hours * 3600, max_events=settings.retention_events
+        )
+        self.asgi = build_app(self.name, HANDLERS, settings)
+        self.asgi.state.backend = Backend(
+            channel=channel,
+            store=store,
+            lifecycle=lifecycle,
+            executor=self._executor,
+            subscriptions=Subscriptions(channel, store),
+            streams=streams,
+            bell=bell,
+        )
+        metrics.HEAD.labels(self.name).set_function(lambda: channel.state.head)
+        metrics.TAILS.labels(self.name).set_function(lambda: len(channel.tails))
+
+    async def start(self) -> None:
+        await self.channel.start()
+        self._housekeeping.start()
+        self._retention.start()
+
+    async def stop(self) -> None:
+        await self._housekeeping.close()
+        await self._executor.close()
+        await self._retention.close()
+        await self.channel.close()
+
+    async def checks(self) -> Mapping[str, str]:
+        dead = [*self.channel.failures(), *self._housekeeping.dead(), *self._retention.dead()]
+        return {
+            "database": await self._database_check(),
+            "listen": "ok" if self._log.listening else "news come by polling until the connection is back",
+            "tasks": f"ended unexpectedly: {', '.join(dead)}" if dead else "ok",
+        }
+
+    async def _database_check(self) -> str:
+        try:
+            async with asyncio.timeout(2):
+                await self.channel.ask()
+        except (LogUnavailable, TimeoutError) as error:
+            return str(error) or "no answer within 2 s"
+        return "ok"

@@ -1,0 +1,71 @@
+"""The runs service's part of the event schema."""
+
+from typing import ClassVar, Literal
+
+from shared.protocol.schema import Delivery, Event, Schema
+
+MAX_SNIPPET_CHARACTERS = 200
+
+RunStatus = Literal["queued", "running", "waiting_input", "cancelling", "completed", "failed", "cancelled", "timed_out"]
+TERMINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})
+
+
+class RunEvent(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """An event of one run."""
+
+    run_id: str
+
+
+class Status(RunEvent, frozen=True, kw_only=True, omit_defaults=True, tag="status"):
+    """The run is in this status now. A terminal one is the run's last event."""
+
+    status: RunStatus
+    attempt: int
+    message: str | None = None
+    worker: str | None = None
+    error: str | None = None
+    output: str | None = None
+    task_id: str | None = None
+    session_id: str | None = None
+    tokens_in: int
+    tokens_out: int
+    snippet: str | None = None
+
+
+class NodeUpdate(RunEvent, frozen=True, kw_only=True, omit_defaults=True, tag="node_update"):
+    """Where a worker of the run stands. Counters are cumulative per worker and attempt."""
+
+    delivery: ClassVar[Delivery] = Delivery.SHEDDABLE
+
+    node: str
+    agent: str | None = None
+    worker_id: str | None = None
+    iteration: int | None = None
+    phase: str | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    elapsed_ms: int | None = None
+    model: str | None = None
+    attempt: int | None = None
+    snippet: str | None = None
+
+
+class Error(RunEvent, frozen=True, kw_only=True, omit_defaults=True, tag="error"):
+    """Something went wrong with the work; the run goes on unless `fatal`."""
+
+    fatal: bool
+    code: str
+    message: str
+    attempt: int | None = None
+    node: str | None = None
+
+
+SCHEMA = Schema([Status, NodeUpdate, Error])
+
+# what a worker may append; `status` is the service's own word
+WORKER_TYPES = ("node_update", "error")
+
+
+def cut_snippet(text: str) -> str:
+    """At most MAX_SNIPPET_CHARACTERS, cut between characters."""
+    return text[:MAX_SNIPPET_CHARACTERS]

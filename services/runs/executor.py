@@ -1,0 +1,172 @@
+"""The executor: this process's own worker. It runs built-in runners under leases like any other worker's."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from services.runs.events import NodeUpdate, cut_snippet
+from services.runs.lifecycle import Batch, Finish, Lease, Lifecycle
+from services.runs.model import Run
+from services.runs.runners import Runner
+from shared.channel.log import LogUnavailable
+from shared.edge.problems import Problem
+
+log = logging.getLogger("tailrace.runs")
+
+PRODUCER = "service"
+RETRY_SECONDS = 0.5
+MAX_ERROR_CHARACTERS = 2_000
+
+
+class Executor:
+    """Works on at most `capacity` runs at a time. `on_free` is called when a place becomes free."""
+
+    def __init__(
+        self, lifecycle: Lifecycle, runners: Mapping[str, Runner], capacity: int, on_free: Callable[[], None]
+    ) -> None:
+        self.name = f"service-{secrets.token_hex(4)}"
+        self.runners = runners
+        self._lifecycle = lifecycle
+        self._capacity = capacity
+        self._on_free = on_free
+        self._reserved = 0
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopping: set[str] = set()  # runs that were asked to stop
+        self._closing = False
+
+    def reserve(self) -> bool:
+        """Take a place for a run about to start; False when there is none. `start` or `release` gives it on."""
+        if self._closing or len(self._tasks) + self._reserved >= self._capacity:
+            return False
+        self._reserved += 1
+        return True
+
+    def release(self) -> None:
+        """Give back a reserved place."""
+        self._reserved -= 1
+
+    def start(self, run: Run, lease: Lease) -> None:
+        """Work on a leased run, on a place reserved before."""
+        self._reserved -= 1
+        task = asyncio.create_task(self._work(run, lease), name=f"run {run.id}")
+        self._tasks[run.id] = task
+        task.add_done_callback(lambda _: self._left(run.id))
+
+    def cancel(self, run_id: str) -> None:
+        """Stop working on a run that is to be cancelled; harmless for one that is not here."""
+        task = self._tasks.get(run_id)
+        if task is not None and run_id not in self._stopping:
+            self._stopping.add(run_id)
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stop working and give the leases back."""
+        self._closing = True
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _left(self, run_id: str) -> None:
+        self._tasks.pop(run_id, None)
+        self._stopping.discard(run_id)
+        self._on_free()
+
+    async def _work(self, run: Run, lease: Lease) -> None:
+        work = _Work(self._lifecycle, run, lease)
+        renewing = asyncio.create_task(work.keep_lease(lambda: self.cancel(run.id)), name=f"lease {run.id}")
+        try:
+            finish = await work.outcome(self.runners[run.runner])
+        except asyncio.CancelledError:
+            if run.id not in self._stopping:
+                await work.give_back()
+                raise
+            finish = Finish(status="cancelled")
+        except Problem as problem:  # its events were refused: somebody else has the run now
+            log.warning("a run was taken away", extra={"run": run.id, "why": problem.detail})
+            return
+        finally:
+            renewing.cancel()
+        await work.finish(finish)
+
+
+class _Work:
+    """One attempt at one run."""
+
+    def __init__(self, lifecycle: Lifecycle, run: Run, lease: Lease) -> None:
+        self._lifecycle = lifecycle
+        self._run = run
+        self._lease = lease
+        self._began = time.monotonic()
+        self._producer = f"{PRODUCER}/{run.attempt}/{lease.token[:8]}"
+        self._producer_seq = 0
+
+    async def outcome(self, runner: Runner) -> Finish:
+        """Run it to its end. What it raises becomes its failure, with the text."""
+        try:
+            return Finish(status="completed", output=await runner(self._run, self._report))
+        except (Problem, LogUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a runner raises is how the run ended
+            text = str(error) or type(error).__name__
+            return Finish(status="failed", error=text[:MAX_ERROR_CHARACTERS])
+
+    async def _report(self, node: str, **fields: Any) -> None:
+        run = self._run
+        self._producer_seq += 1
+        if fields.get("snippet") is not None:
+            fields["snippet"] = cut_snippet(fields["snippet"])
+        elapsed = int((time.monotonic() - self._began) * 1000)
+        event = NodeUpdate(
+            tenant=run.tenant,
+            run_id=run.id,
+            ts=datetime.now(UTC),
+            node=node,
+            attempt=run.attempt,
+            elapsed_ms=elapsed,
+            **fields,
+        )
+        batch = Batch([event], self._producer, self._producer_seq)
+        await self._patiently(lambda: self._lifecycle.append(run.tenant, run.id, self._lease.token, batch))
+
+    async def keep_lease(self, stop: Callable[[], None]) -> None:
+        """Renew until cancelled; `stop` is called when the run is to stop."""
+        while True:
+            await asyncio.sleep(self._lifecycle.lease_seconds / 3)
+            try:
+                _, cancel = await self._lifecycle.renew(self._run.tenant, self._run.id, self._lease.token)
+            except LogUnavailable:
+                continue  # the next append or renewal tells whether it is lost
+            except Problem as problem:
+                log.warning("a lease was lost", extra={"run": self._run.id, "why": problem.detail})
+                stop()
+                return
+            if cancel:
+                stop()
+
+    async def finish(self, finish: Finish) -> None:
+        run = self._run
+        try:
+            await self._patiently(lambda: self._lifecycle.finish(run.tenant, run.id, self._lease.token, finish))
+        except Problem as problem:
+            log.warning("a run was not this process's to finish", extra={"run": run.id, "why": problem.detail})
+
+    async def give_back(self) -> None:
+        try:
+            await self._lifecycle.give_back(self._run.tenant, self._run.id, self._lease.token)
+        except (Problem, LogUnavailable) as error:
+            log.warning("a lease was not given back; it will expire", extra={"run": self._run.id, "why": str(error)})
+
+    async def _patiently(self, store: Callable[[], Any]) -> None:
+        """Store again while the database is away; safe, since events are numbered and a finish may be repeated."""
+        while True:
+            try:
+                await store()
+                return
+            except LogUnavailable:
+                await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,120 @@
+"""What the service does by itself: hearing of queued and cancelled runs, taking queued ones, sweeping lost leases."""
+
+import asyncio
+import logging
+from contextlib import aclosing
+
+from msgspec import json
+
+from services.runs.executor import Executor
+from services.runs.lifecycle import Lifecycle
+from services.runs.store import RunStore
+from shared.channel.channel import Channel
+from shared.channel.log import HistoryTrimmed, LogUnavailable
+from shared.protocol.filter import Filter
+from shared.protocol.position import Anchor
+
+log = logging.getLogger("tailrace.runs")
+
+STATUSES = Filter(tenant=None, types=("status",))
+LOOK_SECONDS = 1.0  # how late a queued run is noticed when nobody told of it
+
+
+class QueueBell:
+    """Rings when there may be a queued run."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Until it rings, at most `seconds`."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await asyncio.wait([future], timeout=seconds)
+        finally:
+            self._waiting.discard(future)
+
+
+class Housekeeping:
+    """The service's own tasks; each lives as long as the service."""
+
+    def __init__(
+        self, channel: Channel, store: RunStore, lifecycle: Lifecycle, executor: Executor, bell: QueueBell
+    ) -> None:
+        self._channel = channel
+        self._store = store
+        self._lifecycle = lifecycle
+        self._executor = executor
+        self._bell = bell
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        for name, work in (("statuses", self._hear), ("queue", self._take), ("sweeper", self._sweep)):
+            self._tasks.append(asyncio.create_task(work(), name=name))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def dead(self) -> list[str]:
+        """The names of tasks that ended by themselves."""
+        return [task.get_name() for task in self._tasks if task.done()]
+
+    async def _hear(self) -> None:
+        """Other processes' news, by the log itself: a run was queued, or is to stop."""
+        while True:
+            start = await self._channel.resolve(Anchor.NOW)
+            try:
+                async with aclosing(self._channel.follow(STATUSES, start)) as records:
+                    async for record in records:
+                        event = json.decode(record.data)
+                        if event["status"] == "queued":
+                            self._bell.ring()
+                        elif event["status"] == "cancelling":
+                            self._executor.cancel(event["run_id"])
+            except HistoryTrimmed:
+                self._bell.ring()  # a new epoch: look anew
+
+    async def _take(self) -> None:
+        """Lease queued runs for this process's own runners while it has room."""
+        while True:
+            try:
+                taken = await self._take_one()
+            except LogUnavailable:
+                taken = False
+            if not taken:
+                await self._bell.wait(LOOK_SECONDS)
+
+    async def _take_one(self) -> bool:
+        if not self._executor.reserve():
+            return False
+        leased = None
+        try:
+            run_id = await self._store.oldest_queued(self._store.pool, None, tuple(self._executor.runners))
+            if run_id is not None:
+                leased = await self._lifecycle.lease(run_id, self._executor.name)
+        finally:
+            if leased is None:
+                self._executor.release()
+        if leased is not None:
+            self._executor.start(leased[0], leased[2])
+        return run_id is not None
+
+    async def _sweep(self) -> None:
+        """Every replica sweeps; the check inside the change makes one of them act."""
+        while True:
+            await asyncio.sleep(min(1.0, self._lifecycle.lease_seconds / 10))
+            try:
+                for run_id in await self._store.overdue(self._store.pool):
+                    await self._lifecycle.sweep(run_id)
+            except LogUnavailable as error:
+                log.warning("sweeping waits for the database", extra={"error": str(error)})

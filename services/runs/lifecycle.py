@@ -1,0 +1,383 @@
+"""The life of a run: every change of a run's row, checked, together with the events that tell of it."""
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from msgspec import Struct, structs
+
+from services.runs.events import SCHEMA, TERMINAL, Error, RunEvent, RunStatus, Status
+from services.runs.model import NEXT, FinishStatus, Mode, Run
+from services.runs.store import RunStore
+from services.runs.summary import Summary, summarise
+from shared.channel.channel import Channel
+from shared.channel.log import Outcome, Transaction
+from shared.edge.problems import Conflict, Forbidden, Missing
+from shared.protocol.record import Draft
+
+NO_RUN = "There is no such run."
+
+
+class NewRun(Struct, frozen=True, kw_only=True):
+    """What a caller decides about a run."""
+
+    tenant: str
+    owner: str
+    task: str
+    mode: Mode
+    runner: str
+    session_id: str | None = None
+    task_id: str | None = None
+    workers: int = 1
+    params: dict[str, Any] = {}
+    timeout_seconds: float | None = None
+    max_attempts: int = 3
+
+
+class Lease(Struct, frozen=True):
+    """The right to work on a run until `expires_at`, which renewing extends."""
+
+    token: str
+    expires_at: datetime
+
+
+class Appended(Struct, frozen=True):
+    """`position` is that of the newest stored event; `stored` counts the new ones, repeats are not among them."""
+
+    stored: int
+    position: str
+    next_producer_seq: int | None
+    cancel: bool
+
+
+class Batch(Struct, frozen=True):
+    """Events of one producer; `producer_seq` numbers the first. Without a producer, a repeat is stored twice."""
+
+    events: Sequence[RunEvent]
+    producer: str | None = None
+    producer_seq: int | None = None
+
+
+class Finish(Struct, frozen=True, kw_only=True):
+    """How a worker says that a run is over."""
+
+    status: FinishStatus
+    error: str | None = None
+    output: str | None = None
+
+
+class Lifecycle:
+    """Runs each change as a command of the channel, so that all changes of all processes happen one after another."""
+
+    def __init__(self, channel: Channel, store: RunStore, *, lease_seconds: float) -> None:
+        self._channel = channel
+        self._store = store
+        self.lease_seconds = lease_seconds
+
+    # ── creating and leasing ───────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, run_id: str, new: NewRun, *, holder: str | None = None) -> tuple[Run, str, Lease | None]:
+        """Store a new run: queued, or running under a lease of `holder`. Return it, the epoch and the lease."""
+        token = secrets.token_urlsafe(24)
+
+        async def change(tx: Transaction) -> Outcome[tuple[Run, Lease | None]]:
+            now = await self._store.now(tx)
+            run, lease = _fresh(run_id, new, now), None
+            events = [_status(run, now)]
+            if holder is not None:
+                run, lease = self._leased(run, token, holder, now)
+                events.append(_status(run, now))
+            run, drafts = _told(tx, run, events, now)
+            await self._store.insert(tx, run)
+            return Outcome((run, lease), drafts)
+
+        done = await self._channel.execute(change)
+        return done.value[0], done.last.epoch, done.value[1]
+
+    async def lease(self, run_id: str, holder: str) -> tuple[Run, str, Lease] | None:
+        """Take a queued run. None when somebody else was faster."""
+        token = secrets.token_urlsafe(24)
+
+        async def change(tx: Transaction) -> Outcome[tuple[Run, Lease] | None]:
+            locked = await self._store.lock(tx, run_id)
+            if locked is None or locked[0].status != "queued":
+                return Outcome(None)
+            run, now = locked
+            run, lease = self._leased(run, token, holder, now)
+            run, drafts = await self._save(tx, run, [_status(run, now)], now)
+            return Outcome((run, lease), drafts)
+
+        done = await self._channel.execute(change)
+        return None if done.value is None else (done.value[0], done.last.epoch, done.value[1])
+
+    def _leased(self, run: Run, token: str, holder: str, now: datetime) -> tuple[Run, Lease]:
+        expires_at = now + timedelta(seconds=self.lease_seconds)
+        run = structs.replace(
+            _moved(run, "running"),
+            lease_token=token,
+            lease_worker=holder,
+            lease_expires_at=expires_at,
+            started_at=run.started_at or now,
+        )
+        return run, Lease(token, expires_at)
+
+    # ── working ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def append(self, tenant: str, run_id: str, token: str, batch: Batch) -> Appended:
+        """Store a worker's events.
+
+        Precedence: a repeat is acknowledged and not stored twice, even after the end; then a lost lease (Forbidden);
+        a finished run, a hole in the producer's numbers (Conflict); of a partial overlap the new part is stored.
+        """
+
+        async def change(tx: Transaction) -> Outcome[tuple[int, int | None, Run]]:
+            run, now = await self._find(tx, tenant, run_id)
+            events, first = batch.events, batch.producer_seq
+            if batch.producer is not None and first is not None:
+                expected = await self._store.next_producer_seq(tx, run, batch.producer)
+                if expected is not None and first + len(events) <= expected:
+                    return Outcome((0, expected, run))
+                _check_lease(run, token, now)
+                expected = first if expected is None and first in (0, 1) else expected or 1
+                if first > expected:
+                    raise Conflict(
+                        f"{batch.producer!r} has sent up to {expected - 1}: go on with {expected}, not {first}",
+                        expected_producer_seq=expected,
+                    )
+                events = events[expected - first :]
+                await self._store.save_producer(tx, run, batch.producer, expected + len(events))
+            else:
+                _check_lease(run, token, now)
+            run, drafts = await self._save(tx, run, events, now)
+            after = None if first is None else first + len(batch.events)
+            return Outcome((len(events), after, run), drafts)
+
+        done = await self._channel.execute(change)
+        stored, next_seq, run = done.value
+        return Appended(stored, f"{done.last.epoch}-{run.last_seq}", next_seq, run.should_stop)
+
+    async def renew(self, tenant: str, run_id: str, token: str) -> tuple[Lease, bool]:
+        """Keep the lease for another period; also whether the run is to stop. Raise Missing, Conflict, Forbidden."""
+        row = await self._store.renew(self._store.pool, run_id, token, self.lease_seconds)
+        if row is not None:
+            return Lease(token, row["lease_expires_at"]), row["status"] == "cancelling"
+        run = await self._store.get(self._store.pool, tenant, run_id)
+        if run is None:
+            raise Missing(NO_RUN)
+        _check_lease(run, token, datetime.now(UTC))
+        raise Forbidden(LOST_LEASE)
+
+    async def finish(self, tenant: str, run_id: str, token: str, finish: Finish) -> tuple[Run, str]:
+        """End a run. The same word from the same holder again is acknowledged."""
+
+        async def change(tx: Transaction) -> Outcome[Run]:
+            run, now = await self._find(tx, tenant, run_id)
+            if run.status == finish.status and run.lease_token == token:
+                return Outcome(run)
+            _check_lease(run, token, now)
+            run, drafts = await self._end(tx, run, finish.status, now, error=finish.error, output=finish.output)
+            return Outcome(run, drafts)
+
+        done = await self._channel.execute(change)
+        return done.value, done.last.epoch
+
+    async def give_back(self, tenant: str, run_id: str, token: str) -> None:
+        """Put a run back into the queue without counting the attempt: its holder is shutting down."""
+
+        async def change(tx: Transaction) -> Outcome[None]:
+            run, now = await self._find(tx, tenant, run_id)
+            if run.lease_token != token or run.is_over:
+                return Outcome(None)
+            if run.status == "cancelling":
+                _, drafts = await self._end(tx, run, "cancelled", now)
+                return Outcome(None, drafts)
+            run = _moved(_unleased(run), "queued")
+            _, drafts = await self._save(tx, run, [_status(run, now, message="given back by its worker")], now)
+            return Outcome(None, drafts)
+
+        await self._channel.execute(change)
+
+    # ── from outside ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def cancel(self, tenant: str, run_id: str) -> tuple[Run, str]:
+        """Ask a run to stop; a queued one is cancelled at once. Asking again is harmless; after the end: Conflict."""
+
+        async def change(tx: Transaction) -> Outcome[Run]:
+            run, now = await self._find(tx, tenant, run_id)
+            if run.status in ("cancelling", "cancelled"):
+                return Outcome(run)
+            if run.is_over:
+                raise Conflict(f"The run has ended already: it is {run.status}.", run_status=run.status)
+            if run.status == "queued":
+                run, drafts = await self._end(tx, run, "cancelled", now)
+            else:
+                run = _moved(run, "cancelling")
+                run, drafts = await self._save(tx, run, [_status(run, now)], now)
+            return Outcome(run, drafts)
+
+        done = await self._channel.execute(change)
+        return done.value, done.last.epoch
+
+    async def sweep(self, run_id: str) -> None:
+        """Deal with a run whose lease has expired or whose time is up; harmless for any other."""
+
+        async def change(tx: Transaction) -> Outcome[None]:
+            locked = await self._store.lock(tx, run_id)
+            if locked is None:
+                return Outcome(None)
+            run, now = locked
+            if run.is_over or run.lease_expires_at is None:
+                return Outcome(None)
+            if _is_timed_out(run, now):
+                message = f"the run took longer than its {run.timeout_seconds:g} s"
+                error = _error(run, now, "timeout", message, fatal=True)
+                _, drafts = await self._end(tx, run, "timed_out", now, error=message, before=[error])
+                return Outcome(None, drafts)
+            if run.lease_expires_at >= now:
+                return Outcome(None)
+            return Outcome(None, await self._abandoned(tx, run, now))
+
+        await self._channel.execute(change)
+
+    async def _abandoned(self, tx: Transaction, run: Run, now: datetime) -> Sequence[Draft]:
+        """Its worker has not renewed the lease: another attempt, or the end."""
+        message = f"worker {run.lease_worker} has lost its lease in attempt {run.attempt} of {run.max_attempts}"
+        if run.status == "cancelling":
+            return (await self._end(tx, run, "cancelled", now))[1]
+        if run.attempt >= run.max_attempts:
+            error = _error(run, now, "lease_lost", message, fatal=True)
+            return (await self._end(tx, run, "failed", now, error=message, before=[error]))[1]
+        error = _error(run, now, "lease_lost", message, fatal=False)
+        run = structs.replace(_moved(_unleased(run), "queued"), attempt=run.attempt + 1)
+        return (await self._save(tx, run, [error, _status(run, now)], now))[1]
+
+    # ── together ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _find(self, tx: Transaction, tenant: str, run_id: str) -> tuple[Run, datetime]:
+        locked = await self._store.lock(tx, run_id)
+        if locked is None or locked[0].tenant != tenant:
+            raise Missing(NO_RUN)
+        return locked
+
+    async def _end(
+        self,
+        tx: Transaction,
+        run: Run,
+        status: FinishStatus,
+        now: datetime,
+        *,
+        error: str | None = None,
+        output: str | None = None,
+        before: Sequence[RunEvent] = (),
+    ) -> tuple[Run, list[Draft]]:
+        run = structs.replace(_moved(run, status), error=error, output=output, finished_at=now, lease_expires_at=None)
+        summary = summarise(run.summary, before)
+        return await self._save(tx, run, [*before, _status(structs.replace(run, summary=summary), now)], now)
+
+    async def _save(
+        self, tx: Transaction, run: Run, events: Sequence[RunEvent], now: datetime
+    ) -> tuple[Run, list[Draft]]:
+        run, drafts = _told(tx, run, events, now)
+        await self._store.save(tx, run)
+        return run, drafts
+
+
+LOST_LEASE = "This lease is not held any more: the run belongs to another attempt. Stop working on it."
+
+
+def _check_lease(run: Run, token: str, now: datetime) -> None:
+    """Raise Forbidden for a lease that is another's or has expired, Conflict for a run that has ended."""
+    if run.lease_token is None or not secrets.compare_digest(run.lease_token, token):
+        raise Forbidden(LOST_LEASE)
+    if run.is_over:
+        raise Conflict(f"The run has ended already: it is {run.status}.", run_status=run.status)
+    if run.lease_expires_at is None or run.lease_expires_at <= now:
+        raise Forbidden(LOST_LEASE)
+
+
+def _fresh(run_id: str, new: NewRun, now: datetime) -> Run:
+    return Run(
+        id=run_id,
+        **structs.asdict(new),
+        status="queued",
+        error=None,
+        output=None,
+        attempt=1,
+        created_at=now,
+        started_at=None,
+        finished_at=None,
+        last_activity_at=now,
+        last_seq=0,
+        lease_token=None,
+        lease_worker=None,
+        lease_expires_at=None,
+        summary=Summary(),
+    )
+
+
+def _moved(run: Run, status: RunStatus) -> Run:
+    """The run in its next status. Raise Conflict for a move that is not allowed."""
+    if status not in NEXT[run.status]:
+        raise Conflict(f"A run that is {run.status} cannot become {status}.", run_status=run.status)
+    return structs.replace(run, status=status)
+
+
+def _unleased(run: Run) -> Run:
+    return structs.replace(run, lease_token=None, lease_worker=None, lease_expires_at=None)
+
+
+def _is_timed_out(run: Run, now: datetime) -> bool:
+    if run.timeout_seconds is None or run.started_at is None:
+        return False
+    return run.started_at + timedelta(seconds=run.timeout_seconds) < now
+
+
+def _told(tx: Transaction, run: Run, events: Sequence[RunEvent], now: datetime) -> tuple[Run, list[Draft]]:
+    """The run as it is once these events are stored, and their drafts."""
+    drafts = [_draft(run, event) for event in events]
+    if not drafts:
+        return run, drafts
+    run = structs.replace(
+        run,
+        summary=summarise(run.summary, events),
+        last_seq=tx.next_seq + len(drafts) - 1,
+        last_activity_at=now,
+    )
+    return run, drafts
+
+
+def _draft(run: Run, event: RunEvent) -> Draft:
+    ends = event.status if isinstance(event, Status) and event.status in TERMINAL else None
+    return Draft(
+        type=str(event.__struct_config__.tag),
+        tenant=run.tenant,
+        subject=run.subject,
+        session=run.session_id,
+        worker=getattr(event, "worker_id", None),
+        ends=ends,
+        data=SCHEMA.encode(event),
+    )
+
+
+def _status(run: Run, now: datetime, *, message: str | None = None) -> Status:
+    return Status(
+        tenant=run.tenant,
+        run_id=run.id,
+        ts=now,
+        status=run.status,
+        attempt=run.attempt,
+        message=message,
+        worker=run.lease_worker,
+        error=run.error,
+        output=run.output,
+        task_id=run.task_id,
+        session_id=run.session_id,
+        tokens_in=run.summary.tokens_in,
+        tokens_out=run.summary.tokens_out,
+        snippet=run.summary.snippet,
+    )
+
+
+def _error(run: Run, now: datetime, code: str, message: str, *, fatal: bool) -> Error:
+    return Error(tenant=run.tenant, run_id=run.id, ts=now, fatal=fatal, code=code, message=message, attempt=run.attempt)

@@ -1,0 +1,84 @@
+"""What the streams of the runs service carry: requests turned into subscriptions."""
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from services.runs.events import SCHEMA, TERMINAL
+from services.runs.lifecycle import NO_RUN
+from services.runs.model import Run
+from services.runs.store import RunStore
+from shared.channel.channel import Channel
+from shared.edge.admission import Ask, Connection, Follow, Subscription, list_parameter
+from shared.edge.ids import is_id
+from shared.edge.principal import principal_of
+from shared.edge.problems import BadInput, Missing
+from shared.protocol.filter import Filter
+from shared.protocol.position import Anchor
+
+RUN, FEED = "run", "runs"
+MAX_RUNS = 200
+
+
+class Subscriptions:
+    """Looks the subject up, in the caller's tenant only, and says what is to be sent."""
+
+    def __init__(self, channel: Channel, store: RunStore) -> None:
+        self._channel = channel
+        self._store = store
+
+    @staticmethod
+    def of_run(run: Run) -> Filter:
+        """Everything about one run."""
+        return Filter(tenant=run.tenant, subjects=(run.subject,))
+
+    async def require(self, tenant: str, run_id: str) -> Run:
+        """The run. Raise Missing in the same words whether it is another tenant's, unknown or impossible."""
+        run = await self._store.get(self._store.pool, tenant, run_id) if is_id("run", run_id) else None
+        if run is None:
+            raise Missing(NO_RUN)
+        return run
+
+    async def run(
+        self, connection: Connection, run_id: str, *, follow: Follow | None = None, polling: bool = False
+    ) -> Subscription:
+        """One run: from its start unless told, until it ends."""
+        ask = Ask.of(connection, SCHEMA, Anchor.START, follow=follow, on_reset="error" if polling else "reset")
+        arrived = self._channel.state
+        run = await self.require(principal_of(connection).tenant, run_id)
+        return ask.subscribe(
+            self._channel,
+            Filter(tenant=run.tenant, subjects=(run.subject,), types=ask.types),
+            arrived,
+            f"/api/v1/runs/{run.id}/events",
+            ended=run.status if run.status in TERMINAL else None,
+        )
+
+    async def feed(
+        self, connection: Connection, *, follow: Follow | None = None, polling: bool = False
+    ) -> Subscription:
+        """Several runs, or all of the tenant: from now unless told."""
+        ask = Ask.of(connection, SCHEMA, Anchor.NOW, follow=follow, on_reset="error" if polling else "reset")
+        arrived = self._channel.state
+        tenant = principal_of(connection).tenant
+        run_ids = [] if follow is not None else sorted(set(list_parameter(connection, "run")))
+        if run_ids:
+            await self._check(tenant, run_ids)
+        elif follow is None and "run" in connection.query_params:
+            raise BadInput("run is empty; give the ids of runs, or leave it out for all of them")
+        subjects = tuple(f"run/{run_id}" for run_id in run_ids) or None
+        query = "&".join(f"run={quote(run_id)}" for run_id in run_ids)
+        return ask.subscribe(
+            self._channel,
+            Filter(tenant=tenant, subjects=subjects, types=ask.types),
+            arrived,
+            "/api/v1/runs/events" + (f"?{query}" if query else ""),
+            endless=True,
+        )
+
+    async def _check(self, tenant: str, run_ids: Sequence[str]) -> None:
+        if len(run_ids) > MAX_RUNS:
+            raise BadInput(f"{len(run_ids)} runs at once; at most {MAX_RUNS} go on one stream")
+        found = await self._store.exist(self._store.pool, tenant, [r for r in run_ids if is_id("run", r)])
+        missing = [run_id[:60] for run_id in run_ids if run_id not in found]
+        if missing:
+            raise Missing(f"There is no run {', '.join(missing[:5])}.")

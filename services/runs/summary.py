@@ -1,0 +1,92 @@
+"""What the service keeps of a run's events, so that a list needs no look at them."""
+
+from collections.abc import Iterable
+
+from msgspec import Struct, structs
+
+from services.runs.events import Error, NodeUpdate, Status, cut_snippet
+from shared.protocol.schema import Event
+
+QUIET_NODES = frozenset({"supervisor", "system", "finish"})  # they speak of the work, not of its result
+RATE_WEIGHT = 0.3
+SHORTEST_INTERVAL_SECONDS = 0.1
+
+
+class Counters(Struct, frozen=True):
+    """One worker's cumulative tokens in its current attempt, and those of its earlier ones."""
+
+    attempt: int = 1
+    tokens_in: int = 0
+    tokens_out: int = 0
+    before_in: int = 0
+    before_out: int = 0
+
+
+class Summary(Struct, frozen=True):
+    """`snippet_rank`: 3 from a node that works on the result, 2 from another, 1 a status message, 0 none."""
+
+    counters: dict[str, Counters] = {}
+    snippet: str | None = None
+    snippet_rank: int = 0
+    tokens_per_second: float = 0.0
+    rate_tokens: int = 0
+    rate_at: float | None = None
+
+    @property
+    def tokens_in(self) -> int:
+        return sum(c.tokens_in + c.before_in for c in self.counters.values())
+
+    @property
+    def tokens_out(self) -> int:
+        return sum(c.tokens_out + c.before_out for c in self.counters.values())
+
+
+def summarise(summary: Summary, events: Iterable[Event]) -> Summary:
+    """The summary after these events."""
+    for event in events:
+        if isinstance(event, NodeUpdate):
+            summary = _node(summary, event)
+        elif isinstance(event, Status | Error) and event.message:
+            summary = _snippet(summary, event.message, 1)
+    return summary
+
+
+def _node(summary: Summary, event: NodeUpdate) -> Summary:
+    worker = event.worker_id or ""
+    counters = {**summary.counters, worker: _count(summary.counters.get(worker, Counters()), event)}
+    summary = structs.replace(summary, counters=counters)
+    if event.snippet:
+        summary = _snippet(summary, event.snippet, 2 if event.node in QUIET_NODES else 3)
+    return _rate(summary, event.ts.timestamp())
+
+
+def _count(known: Counters, event: NodeUpdate) -> Counters:
+    attempt = event.attempt or known.attempt
+    if attempt != known.attempt:
+        known = Counters(attempt, 0, 0, known.before_in + known.tokens_in, known.before_out + known.tokens_out)
+    return structs.replace(
+        known,
+        tokens_in=max(known.tokens_in, event.tokens_in or 0),
+        tokens_out=max(known.tokens_out, event.tokens_out or 0),
+    )
+
+
+def _snippet(summary: Summary, text: str, rank: int) -> Summary:
+    if rank < summary.snippet_rank:
+        return summary
+    return structs.replace(summary, snippet=cut_snippet(text), snippet_rank=rank)
+
+
+def _rate(summary: Summary, now: float) -> Summary:
+    """Exponential moving average over the deltas of cumulative tokens; shorter intervals wait for more."""
+    tokens = summary.tokens_out
+    if summary.rate_at is None:
+        return structs.replace(summary, rate_tokens=tokens, rate_at=now)
+    interval = now - summary.rate_at
+    if interval < SHORTEST_INTERVAL_SECONDS:
+        return summary
+    rate = max(0, tokens - summary.rate_tokens) / interval
+    mean = (
+        rate if summary.tokens_per_second == 0 else (RATE_WEIGHT * rate + (1 - RATE_WEIGHT) * summary.tokens_per_second)
+    )
+    return structs.replace(summary, tokens_per_second=round(mean, 3), rate_tokens=tokens, rate_at=now)

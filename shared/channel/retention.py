@@ -1,0 +1,46 @@
+"""Retention: forgetting the oldest events, again and again."""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from shared.channel.log import LogUnavailable
+from shared.protocol.position import LogState
+
+log = logging.getLogger("tailrace.channel")
+
+EVERY_SECONDS = 60.0
+
+
+class Trimmable(Protocol):
+    async def trim(self, *, max_age_seconds: float | None, max_events: int | None) -> LogState: ...
+
+
+class Retention:
+    """Trims a log by age and by count; zero means no bound."""
+
+    def __init__(self, event_log: Trimmable, *, max_age_seconds: float, max_events: int) -> None:
+        self._log = event_log
+        self._max_age = max_age_seconds or None
+        self._max_events = max_events or None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="retention")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def dead(self) -> list[str]:
+        """Its name when it ended by itself."""
+        return ["retention"] if self._task is not None and self._task.done() else []
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._log.trim(max_age_seconds=self._max_age, max_events=self._max_events)
+            except LogUnavailable as error:
+                log.warning("retention waits for the database", extra={"error": str(error)})
+            await asyncio.sleep(EVERY_SECONDS)

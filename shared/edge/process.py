@@ -1,0 +1,68 @@
+"""A process: settings, the database, the services it was made for, and a server that runs until it is told to stop."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+
+from shared.channel.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from shared.channel.log import LogUnavailable
+from shared.channel.postgres import Database
+from shared.edge import logs
+from shared.edge.server import Server, address, allow_many_files, listen, quiet_libraries
+from shared.edge.service import Asgi, Front, Service
+from shared.edge.settings import Settings, SettingsError
+from shared.edge.streams import Streams
+
+Maker = Callable[[Settings, Database, Streams], Service]
+Announce = Callable[[str], None]
+
+
+def main(makers: Sequence[Maker], announce: Announce, pages: Asgi | None = None) -> int:
+    """Serve until SIGTERM or Ctrl-C; return the exit code. What is wrong is told in one sentence."""
+    try:
+        settings = Settings.from_environment(os.environ)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings, makers, announce, pages))
+    except (SettingsError, EmbeddedPostgresError, LogUnavailable) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before the server had taken over the signal
+        return 130
+    return 0
+
+
+async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce, pages: Asgi | None = None) -> None:
+    """Serve until told to stop. `announce` gets the base URL as soon as everything answers.
+
+    Raise SettingsError when the address cannot be had, EmbeddedPostgresError or LogUnavailable without a database.
+    """
+    logs.set_up(settings.log_level)
+    quiet_libraries()
+    allow_many_files()
+    async with AsyncExitStack() as stack:
+        try:
+            listener = stack.enter_context(listen(settings))
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise SettingsError(f"Cannot listen on {where}: {error.strerror}. Set TAILRACE_PORT to another.") from None
+        database = Database(await _database_url(settings, stack))
+        stack.push_async_callback(database.close)
+        await database.start()
+        streams = Streams(settings)
+        front = Front([make(settings, database, streams) for make in makers], streams, pages)
+        server = Server(front, settings, on_started=lambda: announce(address(listener)))
+        await server.serve(sockets=[listener])
+
+
+async def _database_url(settings: Settings, stack: AsyncExitStack) -> str:
+    if settings.database_url:
+        return settings.database_url
+    embedded = EmbeddedPostgres(Path(settings.data_directory) / "postgres")
+    url = await embedded.start()
+    stack.push_async_callback(embedded.stop)
+    return url

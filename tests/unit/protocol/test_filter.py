@@ -1,0 +1,126 @@
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.protocol.filter import Filter, type_expression, type_pattern
+from shared.protocol.record import Record
+from tests.unit.protocol.sample import logs, record
+
+RECORD = record(1, "node_update", "run/1", tenant="acme", session="s1", worker="w1")
+END = record(2, "status", "run/1", tenant="acme", ends="succeeded")
+
+
+@pytest.mark.parametrize(
+    ("filter", "shown"),
+    [
+        (Filter(tenant=None), True),
+        (Filter(tenant="acme"), True),
+        (Filter(tenant="other"), False),
+        (Filter(tenant="acme", subjects=("run/1",)), True),
+        (Filter(tenant="acme", subjects=("run/2", "run/1")), True),
+        (Filter(tenant="acme", subjects=("run/2",)), False),
+        (Filter(tenant="acme", subjects=("run/11", "run/")), False),
+        (Filter(tenant="acme", subjects=()), False),
+        (Filter(tenant="other", subjects=("run/1",)), False),
+        (Filter(tenant="acme", session="s1"), True),
+        (Filter(tenant="acme", session="s2"), False),
+        (Filter(tenant="acme", session="s1", worker="w1"), True),
+        (Filter(tenant="acme", session="s1", worker="w2"), False),
+        (Filter(tenant="acme", types=("node_update",)), True),
+        (Filter(tenant="acme", types=("status", "node_update")), True),
+        (Filter(tenant="acme", types=("node_*",)), True),
+        (Filter(tenant="acme", types=("*",)), True),
+        (Filter(tenant="acme", types=("*_*",)), True),
+        (Filter(tenant="acme", types=("node",)), False),
+        (Filter(tenant="acme", types=("update",)), False),
+        (Filter(tenant="acme", types=("node.update",)), False),  # a dot is a dot
+        (Filter(tenant="acme", types=()), False),
+    ],
+)
+def test_an_event_is_shown_when_everything_that_is_set_agrees(filter: Filter, shown: bool) -> None:
+    assert filter.shows(RECORD) is shown
+
+
+def test_an_event_without_session_or_worker_is_in_no_session_and_of_no_worker() -> None:
+    bare = record(1)
+    assert not Filter(tenant="t", session="").shows(bare)
+    assert not Filter(tenant="t", worker="").shows(bare)
+    assert not Filter(tenant="t", session="None").shows(bare)
+
+
+def test_the_end_of_the_only_subject_is_wanted_though_its_type_is_hidden() -> None:
+    one = Filter(tenant="acme", subjects=("run/1",), types=("log",))
+    assert one.wants(END)
+    assert not one.shows(END)
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        Filter(tenant="acme", types=("log",)),
+        Filter(tenant="acme", subjects=("run/1", "run/2"), types=("log",)),
+        Filter(tenant="acme", subjects=("run/2",), types=("log",)),
+        Filter(tenant="other", subjects=("run/1",), types=("log",)),
+        Filter(tenant="acme", subjects=("run/1",), worker="w1", types=("log",)),
+        Filter(tenant="acme", subjects=("run/1",), types=("log",), endless=True),
+    ],
+)
+def test_a_hidden_end_is_not_wanted_where_it_ends_nothing(filter: Filter) -> None:
+    assert not filter.wants(END)
+
+
+@given(logs(), st.sampled_from([None, ("run/1",), ("run/2", "run/1")]), st.sampled_from([None, ("log", "w*")]))
+def test_what_is_shown_is_wanted_and_what_is_wanted_is_covered(
+    records: list[Record], subjects: tuple[str, ...] | None, types: tuple[str, ...] | None
+) -> None:
+    filter = Filter(tenant="t", subjects=subjects, types=types)
+    for each in records:
+        assert filter.shows(each) <= filter.wants(each) <= filter.covers(each)
+        if filter.wants(each) and not filter.shows(each):
+            assert each.ends is not None
+            assert filter.ends_with_subject
+
+
+def test_describe_tells_what_is_set_and_never_the_tenant() -> None:
+    assert Filter(tenant="acme").describe() == {}
+    described = Filter(tenant="acme", subjects=("run/1",), types=("log",)).describe()
+    assert described == {"subjects": ("run/1",), "types": ("log",)}
+
+
+GLOBS = st.text("ab_.*", min_size=1, max_size=8)
+NAMES = st.text("ab_.", min_size=1, max_size=8)
+
+
+def matches(glob: str, name: str) -> bool:
+    """The naive rule."""
+    if not glob:
+        return not name
+    if glob[0] == "*":
+        return any(matches(glob[1:], name[cut:]) for cut in range(len(name) + 1))
+    return name[:1] == glob[0] and matches(glob[1:], name[1:])
+
+
+@given(st.lists(GLOBS, min_size=1, max_size=3), NAMES)
+def test_a_glob_matches_as_the_naive_rule_says(globs: list[str], name: str) -> None:
+    found = type_pattern(tuple(globs)).fullmatch(name) is not None
+    assert found is any(matches(glob, name) for glob in globs)
+
+
+@given(st.lists(st.text(max_size=6), min_size=1, max_size=3))
+def test_any_text_makes_an_expression_and_without_a_star_it_matches_itself_only(globs: list[str]) -> None:
+    pattern = re.compile(type_expression(globs))
+    for glob in globs:
+        if "*" not in glob:
+            assert pattern.fullmatch(glob)
+            assert not pattern.fullmatch(glob + "\n")
+
+
+@pytest.mark.parametrize("glob", ["*" * 40 + "!", "*e" * 12 + "!", "*" * 100_000])
+def test_no_glob_takes_long(glob: str) -> None:
+    # each `*` beside another multiplied the time: `*` forty times would take years
+    began = time.process_time()
+    type_pattern((glob,)).fullmatch("eeeeeeeeeeeeeeeeeeeeeeee")
+    assert time.process_time() - began < 1.0
