@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from services.pages import pages
 from services.runs.app import RunsService
-from shared.edge.process import Maker
+from shared.edge.process import Maker, renew_epoch
 from shared.edge.process import main as run_process
 
 SERVICES: Mapping[str, Maker] = {"runs": RunsService}
@@ -15,6 +15,8 @@ SERVICES: Mapping[str, Maker] = {"runs": RunsService}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     options = _parser().parse_args(arguments)
+    if options.command == "epoch":
+        return renew_epoch(list(SERVICES), print)
     makers = list(SERVICES.values()) if options.service == "all" else [SERVICES[options.service]]
     return run_process(makers, lambda url: print(_welcome(url), flush=True), pages)
 
@@ -26,6 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     up.set_defaults(service="all")
     one = commands.add_parser("serve", help="one service, or all")
     one.add_argument("service", choices=[*SERVICES, "all"])
+    epoch = commands.add_parser("epoch", help="after a restore into the same cluster: make every reader start over")
+    epoch.add_argument("action", choices=["new"])
     return parser
 
 

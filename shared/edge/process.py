@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import uvloop
 
 from shared.channel.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from shared.channel.log import LogUnavailable
-from shared.channel.postgres import Database
+from shared.channel.postgres import Database, PostgresEventLog
 from shared.edge import logs
 from shared.edge.server import Server, address, allow_many_files, listen, quiet_libraries
 from shared.edge.service import Asgi, Front, Service
@@ -24,10 +24,29 @@ Announce = Callable[[str], None]
 
 def main(makers: Sequence[Maker], announce: Announce, pages: Asgi | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C; return the exit code. What is wrong is told in one sentence."""
+    return _run(lambda settings: serve(settings, makers, announce, pages))
+
+
+def renew_epoch(names: Sequence[str], tell: Announce) -> int:
+    """Begin a new epoch of these services' logs, after a restore into the same cluster; return the exit code."""
+
+    async def renew(settings: Settings) -> None:
+        async with AsyncExitStack() as stack:
+            database = await _database(settings, stack)
+            for name in names:
+                event_log = PostgresEventLog(database, name)
+                await event_log.start()
+                state = await event_log.new_epoch()
+                tell(f"{name}: the log's epoch is {state.epoch} now; connected readers are told to start over")
+
+    return _run(renew)
+
+
+def _run(work: Callable[[Settings], Coroutine[None, None, None]]) -> int:
     try:
         settings = Settings.from_environment(os.environ)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings, makers, announce, pages))
+            runner.run(work(settings))
     except (SettingsError, EmbeddedPostgresError, LogUnavailable) as error:
         print(error, file=sys.stderr)
         return 1
@@ -50,19 +69,21 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
             raise SettingsError(f"Cannot listen on {where}: {error.strerror}. Set TAILRACE_PORT to another.") from None
-        database = Database(await _database_url(settings, stack))
-        stack.push_async_callback(database.close)
-        await database.start()
+        database = await _database(settings, stack)
         streams = Streams(settings)
         front = Front([make(settings, database, streams) for make in makers], streams, pages)
         server = Server(front, settings, on_started=lambda: announce(address(listener)))
         await server.serve(sockets=[listener])
 
 
-async def _database_url(settings: Settings, stack: AsyncExitStack) -> str:
-    if settings.database_url:
-        return settings.database_url
-    embedded = EmbeddedPostgres(Path(settings.data_directory) / "postgres")
-    url = await embedded.start()
-    stack.push_async_callback(embedded.stop)
-    return url
+async def _database(settings: Settings, stack: AsyncExitStack) -> Database:
+    """The database that was named, else one of our own; closed with the stack."""
+    url = settings.database_url
+    if not url:
+        embedded = EmbeddedPostgres(Path(settings.data_directory) / "postgres")
+        url = await embedded.start()
+        stack.push_async_callback(embedded.stop)
+    database = Database(url)
+    stack.push_async_callback(database.close)
+    await database.start()
+    return database
