@@ -84,7 +84,8 @@ class Channel:
 
     async def publish(self, drafts: Sequence[Draft]) -> Committed[None]:
         """Append events; resolves when they are durable. Raise EventTooLarge, LogUnavailable."""
-        return await self._appender.append(Command[None](drafts))
+        command: Command[None] = Command(drafts)
+        return await self._appender.append(command)
 
     async def execute(self, change: Change[T]) -> Committed[T]:
         """Change state rows and append the events that tell of it, together or not at all.

@@ -54,6 +54,9 @@ class ReadQueries:
 
     def _scan(self, filter: Filter, bind: Any, rows: int) -> str:
         events = f"{self._schema}.events"
+        if filter.subjects is None and filter.session is None:
+            return f"SELECT * FROM {events} WHERE seq > $1 ORDER BY seq LIMIT {rows}"
+        # only here: PostgreSQL refuses an argument that the statement does not use
         tenant = "true" if filter.tenant is None else f"tenant = {bind(filter.tenant)}"
         if filter.subjects is not None:
             # one index scan a subject, merged: a plain `subject = ANY` would sort all their events for each page
@@ -61,12 +64,8 @@ class ReadQueries:
                 CROSS JOIN LATERAL (SELECT * FROM {events} WHERE subject = wanted_subject AND {tenant} AND seq > $1
                     ORDER BY seq LIMIT {rows}) e
                 ORDER BY e.seq LIMIT {rows}"""
-        if filter.session is not None:
-            session = bind(filter.session)
-            return (
-                f"SELECT * FROM {events} WHERE {tenant} AND session = {session} AND seq > $1 ORDER BY seq LIMIT {rows}"
-            )
-        return f"SELECT * FROM {events} WHERE seq > $1 ORDER BY seq LIMIT {rows}"
+        session = bind(filter.session)
+        return f"SELECT * FROM {events} WHERE {tenant} AND session = {session} AND seq > $1 ORDER BY seq LIMIT {rows}"
 
     def _wanted(self, filter: Filter, bind: Any) -> str:
         """The filter as a condition on a row `e`; the same rules as Filter.wants."""
