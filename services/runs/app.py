@@ -10,7 +10,8 @@ from services.runs.events import SCHEMA
 from services.runs.executor import Executor
 from services.runs.housekeeping import Housekeeping, QueueBell
 from services.runs.lifecycle import Lifecycle
-from services.runs.runners import BUILT_IN
+from services.runs.runners import make_runners, missing_settings
+from services.runs.sessions import Sessions
 from services.runs.store import STEPS, RunStore
 from services.runs.subscriptions import Subscriptions
 from shared.channel.channel import Channel, ChannelLimits
@@ -19,6 +20,7 @@ from shared.channel.postgres import Database, PostgresEventLog
 from shared.channel.retention import Retention
 from shared.edge import metrics
 from shared.edge.app import build_app
+from shared.edge.idempotency import Answers
 from shared.edge.settings import Settings
 from shared.edge.streams import Streams
 
@@ -29,15 +31,15 @@ class RunsService:
     """The runs service of one process."""
 
     name = "runs"
-    prefixes = ("/api/v1/runs",)
+    prefixes = ("/api/v1/runs", "/api/v1/sessions")
 
     def __init__(self, settings: Settings, database: Database, streams: Streams) -> None:
         limits = ChannelLimits(tail_bytes=settings.tail_bytes, lag_budget_bytes=settings.lag_budget_bytes)
         self._log = PostgresEventLog(database, self.name, STEPS)
         self.channel = channel = Channel(self._log, SCHEMA, limits)
         store, bell = RunStore(self.name, database), QueueBell()
-        lifecycle = Lifecycle(channel, store, lease_seconds=settings.lease_seconds)
-        self._executor = Executor(lifecycle, BUILT_IN, settings.runs_inline_capacity, bell.ring)
+        lifecycle = Lifecycle(channel, store, Answers(self.name), lease_seconds=settings.lease_seconds)
+        self._executor = Executor(lifecycle, make_runners(settings), settings.runs_inline_capacity, bell.ring)
         self._housekeeping = Housekeeping(channel, store, lifecycle, self._executor, bell)
         self._retention = Retention(
             self._log, max_age_seconds=settings.retention_hours * 3600, max_events=settings.retention_events
@@ -51,6 +53,8 @@ class RunsService:
             subscriptions=Subscriptions(channel, store),
             streams=streams,
             bell=bell,
+            sessions=Sessions(channel, store),
+            missing_settings=missing_settings(settings),
         )
         metrics.HEAD.labels(self.name).set_function(lambda: channel.state.head)
         metrics.TAILS.labels(self.name).set_function(lambda: len(channel.tails))

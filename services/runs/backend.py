@@ -1,17 +1,21 @@
 """What the handlers of the runs service work with."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from services.runs.executor import Executor
 from services.runs.housekeeping import LOOK_SECONDS, QueueBell
 from services.runs.lifecycle import Lease, Lifecycle
 from services.runs.model import Run
+from services.runs.sessions import Sessions
 from services.runs.store import RunStore
 from services.runs.subscriptions import Subscriptions
 from shared.channel.channel import Channel
+from shared.channel.start import Start
 from shared.edge.streams import Streams
+from shared.protocol.filter import Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,19 @@ class Backend:
     subscriptions: Subscriptions
     streams: Streams
     bell: QueueBell
+    sessions: Sessions
+    missing_settings: Mapping[str, str]
+
+    async def until_ended(self, tenant: str, run_id: str) -> None:
+        """Wait for the end of a run, however long that takes."""
+        start = Start(self.channel.state, self.channel.state.head)
+        run = await self.subscriptions.require(tenant, run_id)
+        if run.is_over:
+            return
+        async with aclosing(self.channel.follow(Filter(tenant, (run.subject,), types=("status",)), start)) as records:
+            async for record in records:
+                if record.ends is not None:
+                    return
 
     async def lease(
         self, tenant: str, runners: Sequence[str], worker: str, wait_seconds: float

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from services.runs.agent_events import AGENT_TYPES, WORKER_PREFIX, AgentEvent
 from shared.protocol.schema import Delivery, Event, Schema
 
 MAX_SNIPPET_CHARACTERS = 200
@@ -46,6 +47,7 @@ class NodeUpdate(RunEvent, frozen=True, kw_only=True, omit_defaults=True, tag="n
     tokens_out: int | None = None
     elapsed_ms: int | None = None
     model: str | None = None
+    estimated: bool = False  # the token counts are a guess: the model's provider gave none
     attempt: int | None = None
     snippet: str | None = None
 
@@ -60,10 +62,25 @@ class Error(RunEvent, frozen=True, kw_only=True, omit_defaults=True, tag="error"
     node: str | None = None
 
 
-SCHEMA = Schema([Status, NodeUpdate, Error])
+class Deleted(RunEvent, frozen=True, kw_only=True, omit_defaults=True, tag="deleted"):
+    """The run is gone, and its events with it. Its last event."""
 
-# what a worker may append; `status` is the service's own word
-WORKER_TYPES = ("node_update", "error")
+
+SCHEMA = Schema([Status, NodeUpdate, Error, Deleted, *AGENT_TYPES])
+RUN_TYPES = ("status", "node_update", "error", "deleted")
+
+# what a worker may append; `status` and `deleted` are the service's own words
+AGENT_TYPE_NAMES = tuple(str(event.__struct_config__.tag) for event in AGENT_TYPES)
+WORKER_TYPES = ("node_update", "error", *(name for name in AGENT_TYPE_NAMES if name != "client_input_received"))
+
+
+def worker_of(event: Event) -> str | None:
+    """The worker that an event is indexed under: who reports it, or whose chatter it is."""
+    if isinstance(event, NodeUpdate):
+        return event.worker_id
+    if isinstance(event, AgentEvent) and event.stream_id is not None and event.stream_id.startswith(WORKER_PREFIX):
+        return event.stream_id.removeprefix(WORKER_PREFIX)
+    return None
 
 
 def cut_snippet(text: str) -> str:

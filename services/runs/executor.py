@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from services.runs.events import NodeUpdate, cut_snippet
+from services.runs.events import SCHEMA, Error, NodeUpdate, RunEvent, cut_snippet
 from services.runs.lifecycle import Batch, Finish, Lease, Lifecycle
 from services.runs.model import Run
 from services.runs.runners import Runner
@@ -105,34 +105,39 @@ class _Work:
         self._began = time.monotonic()
         self._producer = f"{PRODUCER}/{run.attempt}/{lease.token[:8]}"
         self._producer_seq = 0
+        self._one_at_a_time = asyncio.Lock()
 
     async def outcome(self, runner: Runner) -> Finish:
         """Run it to its end. What it raises becomes its failure, with the text."""
         try:
-            return Finish(status="completed", output=await runner(self._run, self._report))
+            return Finish(status="completed", output=await runner(self._run, self))
         except (Problem, LogUnavailable):
             raise
         except Exception as error:  # noqa: BLE001  whatever a runner raises is how the run ended
             text = str(error) or type(error).__name__
             return Finish(status="failed", error=text[:MAX_ERROR_CHARACTERS])
 
-    async def _report(self, node: str, **fields: Any) -> None:
-        run = self._run
-        self._producer_seq += 1
+    async def node(self, node: str, **fields: Any) -> None:
+        """See Reporter."""
         if fields.get("snippet") is not None:
             fields["snippet"] = cut_snippet(fields["snippet"])
         elapsed = int((time.monotonic() - self._began) * 1000)
-        event = NodeUpdate(
-            tenant=run.tenant,
-            run_id=run.id,
-            ts=datetime.now(UTC),
-            node=node,
-            attempt=run.attempt,
-            elapsed_ms=elapsed,
-            **fields,
-        )
-        batch = Batch([event], self._producer, self._producer_seq)
-        await self._patiently(lambda: self._lifecycle.append(run.tenant, run.id, self._lease.token, batch))
+        await self._append(NodeUpdate(**self._own, node=node, attempt=self._run.attempt, elapsed_ms=elapsed, **fields))
+
+    async def error(self, code: str, message: str, *, fatal: bool, attempt: int, node: str | None = None) -> None:
+        """See Reporter."""
+        await self._append(Error(**self._own, fatal=fatal, code=code, message=message, attempt=attempt, node=node))
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        return {"tenant": self._run.tenant, "run_id": self._run.id, "ts": datetime.now(UTC)}
+
+    async def _append(self, event: RunEvent) -> None:
+        run = self._run
+        async with self._one_at_a_time:  # the workers of a run share its producer, whose numbers have no holes
+            self._producer_seq += 1
+            batch = Batch([SCHEMA.built(event)], self._producer, self._producer_seq)
+            await self._patiently(lambda: self._lifecycle.append(run.tenant, run.id, self._lease.token, batch))
 
     async def keep_lease(self, stop: Callable[[], None]) -> None:
         """Renew until cancelled; `stop` is called when the run is to stop."""

@@ -92,7 +92,15 @@ class Housekeeping:
             except LogUnavailable:
                 taken = False
             if not taken:
-                await self._bell.wait(LOOK_SECONDS)
+                await self._bell.wait(await self._pause())
+
+    async def _pause(self) -> float:
+        """Until a staggered run is due, at most LOOK_SECONDS."""
+        try:
+            due = await self._store.seconds_until_due(self._store.pool, tuple(self._executor.runners))
+        except LogUnavailable:
+            due = None
+        return LOOK_SECONDS if due is None else max(0.001, min(due, LOOK_SECONDS))
 
     async def _take_one(self) -> bool:
         if not self._executor.reserve():

@@ -5,16 +5,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from msgspec import Struct, structs
 
-from services.runs.events import SCHEMA, TERMINAL, Error, RunEvent, RunStatus, Status
-from services.runs.model import NEXT, FinishStatus, Mode, Run
+from services.runs.agent_events import ClientInputReceived
+from services.runs.events import SCHEMA, TERMINAL, Deleted, Error, RunStatus, Status, worker_of
+from services.runs.model import NEXT, FinishStatus, Mode, Run, view
+from services.runs.producers import already_stored, is_repeat
 from services.runs.store import RunStore
 from services.runs.summary import Summary, summarise
 from shared.channel.channel import Channel
 from shared.channel.log import Outcome, Transaction
+from shared.edge.idempotency import Answers, IdempotencyKey
+from shared.edge.ids import new_id
 from shared.edge.problems import Conflict, Forbidden, Missing
 from shared.protocol.record import Draft
+from shared.protocol.schema import Built, Event
 
 NO_RUN = "There is no such run."
 
@@ -33,6 +39,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
     timeout_seconds: float | None = None
     max_attempts: int = 3
+    retry_of: str | None = None
+    delay_seconds: float = 0.0
 
 
 class Lease(Struct, frozen=True):
@@ -40,6 +48,13 @@ class Lease(Struct, frozen=True):
 
     token: str
     expires_at: datetime
+
+
+class Created(Struct, frozen=True):
+    """`answer` is the JSON of the list of runs as they were stored; `leases` are those to work on now."""
+
+    answer: bytes
+    leases: Sequence[tuple[Run, Lease]] = ()
 
 
 class Appended(Struct, frozen=True):
@@ -54,7 +69,7 @@ class Appended(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """Events of one producer; `producer_seq` numbers the first. Without a producer, a repeat is stored twice."""
 
-    events: Sequence[RunEvent]
+    events: Sequence[Built]
     producer: str | None = None
     producer_seq: int | None = None
 
@@ -70,30 +85,50 @@ class Finish(Struct, frozen=True, kw_only=True):
 class Lifecycle:
     """Runs each change as a command of the channel, so that all changes of all processes happen one after another."""
 
-    def __init__(self, channel: Channel, store: RunStore, *, lease_seconds: float) -> None:
+    def __init__(self, channel: Channel, store: RunStore, answers: Answers, *, lease_seconds: float) -> None:
         self._channel = channel
         self._store = store
+        self._answers = answers
         self.lease_seconds = lease_seconds
 
     # ── creating and leasing ───────────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, run_id: str, new: NewRun, *, holder: str | None = None) -> tuple[Run, str, Lease | None]:
-        """Store a new run: queued, or running under a lease of `holder`. Return it, the epoch and the lease."""
-        token = secrets.token_urlsafe(24)
+    async def create(
+        self, news: Sequence[NewRun], *, holder: str | None = None, key: IdempotencyKey | None = None
+    ) -> Created:
+        """Store new runs: queued, or running under leases of `holder`. With a key used before: what that made."""
+        ids = [new_id("run") for _ in news]
 
-        async def change(tx: Transaction) -> Outcome[tuple[Run, Lease | None]]:
+        async def change(tx: Transaction) -> Outcome[Created]:
+            if key is not None and (answer := await self._answers.recall(tx, key)) is not None:
+                return Outcome(Created(answer))
             now = await self._store.now(tx)
-            run, lease = _fresh(run_id, new, now), None
-            events = [_status(run, now)]
-            if holder is not None:
-                run, lease = self._leased(run, token, holder, now)
-                events.append(_status(run, now))
-            run, drafts = _told(tx, run, events, now)
-            await self._store.insert(tx, run)
-            return Outcome((run, lease), drafts)
+            runs, leases = [], []
+            drafts: list[Draft] = []
+            for run_id, new in zip(ids, news, strict=True):
+                run, lease, told = await self._insert(tx, len(drafts), _fresh(run_id, new, now), holder, now)
+                runs.append(run)
+                drafts.extend(told)
+                if lease is not None:
+                    leases.append((run, lease))
+            answer = msgspec.json.encode([view(run, tx.epoch) for run in runs])
+            if key is not None:
+                await self._answers.remember(tx, key, answer)
+            return Outcome(Created(answer, tuple(leases)), drafts)
 
-        done = await self._channel.execute(change)
-        return done.value[0], done.last.epoch, done.value[1]
+        return (await self._channel.execute(change)).value
+
+    async def _insert(
+        self, tx: Transaction, place: int, run: Run, holder: str | None, now: datetime
+    ) -> tuple[Run, Lease | None, list[Draft]]:
+        """`place` events of the same transaction stand before this run's."""
+        events, lease = [_status(run, now)], None
+        if holder is not None:
+            run, lease = self._leased(run, secrets.token_urlsafe(24), holder, now)
+            events.append(_status(run, now))
+        run, drafts = _told(tx.next_seq + place, run, [SCHEMA.built(event) for event in events], now)
+        await self._store.insert(tx, run)
+        return run, lease, drafts
 
     async def lease(self, run_id: str, holder: str) -> tuple[Run, str, Lease] | None:
         """Take a queued run. None when somebody else was faster."""
@@ -135,23 +170,21 @@ class Lifecycle:
             run, now = await self._find(tx, tenant, run_id)
             events, first = batch.events, batch.producer_seq
             if batch.producer is not None and first is not None:
-                expected = await self._store.next_producer_seq(tx, run, batch.producer)
-                if expected is not None and first + len(events) <= expected:
+                subject, count = run.subject, len(events)
+                expected = await self._store.next_producer_seq(tx, tenant, subject, batch.producer)
+                if is_repeat(expected, first, count):
                     return Outcome((0, expected, run))
                 _check_lease(run, token, now)
-                expected = first if expected is None and first in (0, 1) else expected or 1
-                if first > expected:
-                    raise Conflict(
-                        f"{batch.producer!r} has sent up to {expected - 1}: go on with {expected}, not {first}",
-                        expected_producer_seq=expected,
-                    )
-                events = events[expected - first :]
-                await self._store.save_producer(tx, run, batch.producer, expected + len(events))
+                events = events[already_stored(expected, first, batch.producer) :]
+                await self._store.save_producer(tx, tenant, subject, batch.producer, first + count)
             else:
                 _check_lease(run, token, now)
+            stored = len(events)
+            if run.status == "running" and any(built.type == "client_input_requested" for built in events):
+                run = _moved(run, "waiting_input")
+                events = [*events, SCHEMA.built(_status(run, now))]
             run, drafts = await self._save(tx, run, events, now)
-            after = None if first is None else first + len(batch.events)
-            return Outcome((len(events), after, run), drafts)
+            return Outcome((stored, None if first is None else first + len(batch.events), run), drafts)
 
         done = await self._channel.execute(change)
         stored, next_seq, run = done.value
@@ -219,6 +252,36 @@ class Lifecycle:
         done = await self._channel.execute(change)
         return done.value, done.last.epoch
 
+    async def input(self, tenant: str, run_id: str, value: Any) -> tuple[Run, str]:
+        """Give a run that waits for input what it waits for. Raise Conflict when it does not wait."""
+
+        async def change(tx: Transaction) -> Outcome[Run]:
+            run, now = await self._find(tx, tenant, run_id)
+            if run.status != "waiting_input":
+                raise Conflict(f"The run does not wait for input: it is {run.status}.", run_status=run.status)
+            run = _moved(run, "running")
+            text, data = (value, None) if isinstance(value, str) else (None, {"input": value})
+            received = ClientInputReceived(
+                tenant=tenant, run_id=run.id, session_id=run.session_id, ts=now, text=text, data=data
+            )
+            run, drafts = await self._save(tx, run, [received, _status(run, now)], now)
+            return Outcome(run, drafts)
+
+        done = await self._channel.execute(change)
+        return done.value, done.last.epoch
+
+    async def delete(self, tenant: str, run_id: str) -> None:
+        """Remove a run that has ended, and its events from every read. Raise Conflict while it goes on."""
+
+        async def change(tx: Transaction) -> Outcome[None]:
+            run, now = await self._find(tx, tenant, run_id)
+            if not run.is_over:
+                raise Conflict(f"The run is {run.status}: cancel it, then delete it.", run_status=run.status)
+            await self._store.delete(tx, run)
+            return Outcome(None, [_draft(run, SCHEMA.built(Deleted(tenant=tenant, run_id=run.id, ts=now)))])
+
+        await self._channel.execute(change)
+
     async def sweep(self, run_id: str) -> None:
         """Deal with a run whose lease has expired or whose time is up; harmless for any other."""
 
@@ -269,16 +332,17 @@ class Lifecycle:
         *,
         error: str | None = None,
         output: str | None = None,
-        before: Sequence[RunEvent] = (),
+        before: Sequence[Event] = (),
     ) -> tuple[Run, list[Draft]]:
         run = structs.replace(_moved(run, status), error=error, output=output, finished_at=now, lease_expires_at=None)
         summary = summarise(run.summary, before)
         return await self._save(tx, run, [*before, _status(structs.replace(run, summary=summary), now)], now)
 
     async def _save(
-        self, tx: Transaction, run: Run, events: Sequence[RunEvent], now: datetime
+        self, tx: Transaction, run: Run, events: Sequence[Event | Built], now: datetime
     ) -> tuple[Run, list[Draft]]:
-        run, drafts = _told(tx, run, events, now)
+        built = [event if isinstance(event, Built) else SCHEMA.built(event) for event in events]
+        run, drafts = _told(tx.next_seq, run, built, now)
         await self._store.save(tx, run)
         return run, drafts
 
@@ -297,9 +361,12 @@ def _check_lease(run: Run, token: str, now: datetime) -> None:
 
 
 def _fresh(run_id: str, new: NewRun, now: datetime) -> Run:
+    decided = structs.asdict(new)
+    delay = decided.pop("delay_seconds")
     return Run(
         id=run_id,
-        **structs.asdict(new),
+        **decided,
+        start_after=now + timedelta(seconds=delay) if delay else None,
         status="queued",
         error=None,
         output=None,
@@ -333,30 +400,35 @@ def _is_timed_out(run: Run, now: datetime) -> bool:
     return run.started_at + timedelta(seconds=run.timeout_seconds) < now
 
 
-def _told(tx: Transaction, run: Run, events: Sequence[RunEvent], now: datetime) -> tuple[Run, list[Draft]]:
+def _told(next_seq: int, run: Run, events: Sequence[Built], now: datetime) -> tuple[Run, list[Draft]]:
     """The run as it is once these events are stored, and their drafts."""
     drafts = [_draft(run, event) for event in events]
     if not drafts:
         return run, drafts
     run = structs.replace(
         run,
-        summary=summarise(run.summary, events),
-        last_seq=tx.next_seq + len(drafts) - 1,
+        summary=summarise(run.summary, [built.event for built in events]),
+        last_seq=next_seq + len(drafts) - 1,
         last_activity_at=now,
     )
     return run, drafts
 
 
-def _draft(run: Run, event: RunEvent) -> Draft:
-    ends = event.status if isinstance(event, Status) and event.status in TERMINAL else None
+def _draft(run: Run, built: Built) -> Draft:
+    event = built.event
+    ends = None
+    if isinstance(event, Deleted):
+        ends = "deleted"
+    elif isinstance(event, Status) and event.status in TERMINAL:
+        ends = event.status
     return Draft(
-        type=str(event.__struct_config__.tag),
+        type=built.type,
         tenant=run.tenant,
         subject=run.subject,
         session=run.session_id,
-        worker=getattr(event, "worker_id", None),
+        worker=worker_of(event),
         ends=ends,
-        data=SCHEMA.encode(event),
+        data=built.data,
     )
 
 

@@ -53,6 +53,8 @@ class Run(Struct, frozen=True, kw_only=True):
     lease_worker: str | None
     lease_expires_at: datetime | None
     summary: Summary
+    start_after: datetime | None = None
+    retry_of: str | None = None
 
     @property
     def subject(self) -> str:
@@ -89,7 +91,9 @@ class RunView(Struct, frozen=True, kw_only=True):
     output: str | None
     attempt: int
     max_attempts: int
+    retry_of: str | None
     created_at: datetime
+    start_after: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
     last_activity_at: datetime
@@ -117,7 +121,9 @@ def view(run: Run, epoch: str) -> RunView:
         output=run.output,
         attempt=run.attempt,
         max_attempts=run.max_attempts,
+        retry_of=run.retry_of,
         created_at=run.created_at,
+        start_after=run.start_after,
         started_at=run.started_at,
         finished_at=run.finished_at,
         last_activity_at=run.last_activity_at,

@@ -26,6 +26,25 @@ class CreateRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
 
 
+class CreateBatch(CreateRun, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same run `count` times, each `stagger_ms` after the one before."""
+
+    count: Annotated[int, Meta(ge=1, le=100)]
+    stagger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 300
+
+
+class InputRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a waiting run is given: text, or any JSON value."""
+
+    input: Any
+
+
+class RunList(Struct, frozen=True):
+    """Several runs at once."""
+
+    data: list[RunView]
+
+
 class LeaseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`worker` names the caller in the run's events; it waits up to `wait_seconds` for a queued run."""
 

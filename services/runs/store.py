@@ -8,6 +8,7 @@ import msgspec
 
 from services.runs.model import Run
 from services.runs.summary import Summary
+from shared.edge import idempotency
 
 STEPS = (
     """
@@ -45,6 +46,10 @@ STEPS = (
     CREATE INDEX runs_queued ON {s}.runs (runner, id) WHERE status = 'queued';
     CREATE INDEX runs_leased ON {s}.runs (lease_expires_at) WHERE lease_expires_at IS NOT NULL;
     """,
+    """
+    ALTER TABLE {s}.runs ADD COLUMN start_after timestamptz, ADD COLUMN retry_of text;
+    """,
+    idempotency.STEP,
 )
 
 FIELDS = Run.__struct_fields__
@@ -122,11 +127,30 @@ class RunStore:
         """The queued run that has waited longest for one of these runners; `tenant` None: of any tenant."""
         row = await rows.fetchrow(
             f"""SELECT id FROM {self._s}.runs WHERE status = 'queued' AND runner = ANY($1::text[])
-                AND ($2::text IS NULL OR tenant = $2) ORDER BY id LIMIT 1""",
+                AND ($2::text IS NULL OR tenant = $2) AND (start_after IS NULL OR start_after <= clock_timestamp())
+                ORDER BY id LIMIT 1""",
             list(runners),
             tenant,
         )
         return None if row is None else str(row["id"])
+
+    async def seconds_until_due(self, rows: Rows, runners: Sequence[str]) -> float | None:
+        """When the next run that waits for its time may start; None when none does."""
+        row = await rows.fetchrow(
+            f"""SELECT extract(epoch FROM min(start_after) - clock_timestamp())::float8 AS seconds FROM {self._s}.runs
+                WHERE status = 'queued' AND runner = ANY($1::text[]) AND start_after > clock_timestamp()""",
+            list(runners),
+        )
+        return None if row["seconds"] is None else float(row["seconds"])
+
+    async def delete(self, rows: Rows, run: Run) -> None:
+        """Remove a run and all that was stored of it."""
+        for sql in (
+            f"DELETE FROM {self._s}.events WHERE subject = $1",
+            f"DELETE FROM {self._s}.producers WHERE subject = $1",
+            f"DELETE FROM {self._s}.runs WHERE id = substr($1, length('run/') + 1)",
+        ):
+            await rows.fetch(sql, run.subject)
 
     async def overdue(self, rows: Rows) -> list[str]:
         """Runs whose lease has expired or whose time is up."""
@@ -149,22 +173,22 @@ class RunStore:
             seconds,
         )
 
-    async def next_producer_seq(self, rows: Rows, run: Run, producer: str) -> int | None:
+    async def next_producer_seq(self, rows: Rows, tenant: str, subject: str, producer: str) -> int | None:
         """The number that a producer's next event must have; None for one we have not heard of."""
         row = await rows.fetchrow(
             f"SELECT next_seq FROM {self._s}.producers WHERE tenant = $1 AND subject = $2 AND producer = $3",
-            run.tenant,
-            run.subject,
+            tenant,
+            subject,
             producer,
         )
         return None if row is None else int(row["next_seq"])
 
-    async def save_producer(self, rows: Rows, run: Run, producer: str, next_seq: int) -> None:
+    async def save_producer(self, rows: Rows, tenant: str, subject: str, producer: str, next_seq: int) -> None:
         await rows.fetch(
             f"""INSERT INTO {self._s}.producers (tenant, subject, producer, next_seq) VALUES ($1, $2, $3, $4)
                 ON CONFLICT (tenant, subject, producer) DO UPDATE SET next_seq = $4, updated_at = now()""",
-            run.tenant,
-            run.subject,
+            tenant,
+            subject,
             producer,
             next_seq,
         )

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from services.runs.events import SCHEMA, TERMINAL
+from msgspec import structs
+
+from services.runs.agent_events import DEFAULT_TYPES, HEARD_FROM_WORKERS, REPLAYED_TYPES
+from services.runs.events import RUN_TYPES, SCHEMA, TERMINAL
 from services.runs.lifecycle import NO_RUN
 from services.runs.model import Run
 from services.runs.store import RunStore
@@ -12,11 +15,17 @@ from shared.edge.admission import Ask, Connection, Follow, Subscription, list_pa
 from shared.edge.ids import is_id
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Missing
-from shared.protocol.filter import Filter
+from shared.protocol.filter import Filter, type_pattern
 from shared.protocol.position import Anchor
 
-RUN, FEED = "run", "runs"
 MAX_RUNS = 200
+MAX_NAME = 200
+
+
+def check_session(name: str) -> None:
+    """Raise Missing for the id of a session or a worker that cannot be one."""
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or "/" in name:
+        raise Missing("There is no such session: an id has 1 to 200 printable characters and no slash.")
 
 
 class Subscriptions:
@@ -74,6 +83,47 @@ class Subscriptions:
             "/api/v1/runs/events" + (f"?{query}" if query else ""),
             endless=True,
         )
+
+    def session(
+        self,
+        connection: Connection,
+        session_id: str,
+        *,
+        worker: str | None = None,
+        follow: Follow | None = None,
+        polling: bool = False,
+    ) -> Subscription:
+        """A session without its workers' chatter, or everything of one worker in it."""
+        default = Anchor.START
+        ask = Ask.of(connection, SCHEMA, default, follow=follow, on_reset="error" if polling else "reset")
+        check_session(session_id)
+        own = Filter(tenant=principal_of(connection).tenant, session=session_id)
+        url = f"/api/v1/sessions/{quote(session_id, safe='')}"
+        if worker is not None:
+            check_session(worker)
+            shown = structs.replace(own, worker=worker, types=ask.types)
+            url += f"/workers/{quote(worker, safe='')}"
+            return ask.subscribe(self._channel, shown, self._channel.state, f"{url}/events")
+        shown = structs.replace(own, types=ask.types or DEFAULT_TYPES, from_workers=(*HEARD_FROM_WORKERS, *RUN_TYPES))
+        history = None
+        if ask.is_default:
+            named = type_pattern(shown.types or ())
+            history = structs.replace(shown, types=tuple(name for name in REPLAYED_TYPES if named.fullmatch(name)))
+        return ask.subscribe(self._channel, shown, self._channel.state, f"{url}/events", history=history)
+
+    async def channel(self, connection: Connection, follow: Follow) -> Subscription:
+        """The subscription that a `follow` message names. Raise BadInput, Missing."""
+        match follow.channel.split("/"):
+            case ["runs"]:
+                return await self.feed(connection, follow=follow)
+            case ["run", run_id]:
+                return await self.run(connection, run_id, follow=follow)
+            case ["session", session_id]:
+                return self.session(connection, session_id, follow=follow)
+            case ["session", session_id, "worker", worker]:
+                return self.session(connection, session_id, worker=worker, follow=follow)
+        ours = "runs, run/<id>, session/<id> or session/<id>/worker/<worker>"
+        raise BadInput(f"there is no channel {follow.channel[:80]!r}; give {ours}")
 
     async def _check(self, tenant: str, run_ids: Sequence[str]) -> None:
         if len(run_ids) > MAX_RUNS:

@@ -66,8 +66,8 @@ def _count(known: Counters, event: NodeUpdate) -> Counters:
         known = Counters(attempt, 0, 0, known.before_in + known.tokens_in, known.before_out + known.tokens_out)
     return structs.replace(
         known,
-        tokens_in=max(known.tokens_in, event.tokens_in or 0),
-        tokens_out=max(known.tokens_out, event.tokens_out or 0),
+        tokens_in=known.tokens_in if event.tokens_in is None else event.tokens_in,
+        tokens_out=known.tokens_out if event.tokens_out is None else event.tokens_out,
     )
 
 

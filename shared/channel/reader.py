@@ -41,8 +41,17 @@ class Reader:
     Up to `live_from`, the head when it connected, everything is history; batches never cross it.
     """
 
-    def __init__(self, channel: "Channel", filter: Filter, start: Start, *, lossless: bool = False) -> None:
+    def __init__(
+        self,
+        channel: "Channel",
+        filter: Filter,
+        start: Start,
+        *,
+        lossless: bool = False,
+        history: Filter | None = None,
+    ) -> None:
         self.filter = filter
+        self._history = history  # shows what is replayed, where that is less than what is live
         self.position = start.after
         self.live_from = max(start.state.head, start.after)
         self.epoch = start.state.epoch
@@ -58,7 +67,7 @@ class Reader:
     @property
     def behind(self) -> bool:
         """Whether what comes next must be read from the log."""
-        return self.position < self._attach().floor
+        return self.position < self._attach().floor or (self._history is not None and self.is_history)
 
     @property
     def stale(self) -> bool:
@@ -102,7 +111,8 @@ class Reader:
 
     async def read(self, *, lagging: bool = False) -> Batch:
         """The next batch from the log; waits while the log is away. Raise HistoryTrimmed."""
-        page = await patiently(lambda: self._channel.read_shared(self.filter, self.position))
+        shown = self._history if self._history is not None and self.is_history else self.filter
+        page = await patiently(lambda: self._channel.read_shared(shown, self.position))
         if self.stale or page.state.epoch != self.epoch:
             return Batch(self.epoch, self.position, self.position, (), size=0)
         records, upto = page.records, page.scanned_to

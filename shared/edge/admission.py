@@ -32,7 +32,7 @@ class Subscription:
 
     `arrived` is the log as this process knew it before the subject was looked up, so that `now` cannot lie after an
     end that the look-up did not see. `ended` is the subject's terminal status if it was over already. `primary` is the
-    stream's primary type. `events_url` is the polling twin.
+    stream's primary type. `events_url` is the polling twin. `history` shows what is replayed, where that is less.
     """
 
     channel: Channel
@@ -44,6 +44,7 @@ class Subscription:
     lossless: bool = False
     primary: str | None = None
     ended: str | None = None
+    history: Filter | None = None
 
     async def start(self) -> Start:
         """Where it begins. Raise Gone when that needs a reset and the client asked for an error; LogUnavailable."""
@@ -84,6 +85,7 @@ class Ask(Struct, frozen=True):
     """What the request for a stream says of itself, whoever the subject is."""
 
     requested: Position | Anchor | Malformed
+    is_default: bool
     types: tuple[str, ...] | None
     lossless: bool
     on_reset: Literal["reset", "error"]
@@ -101,16 +103,18 @@ class Ask(Struct, frozen=True):
         """From a request's header and parameters, or from a `follow` message. Raise BadInput, ProtocolError."""
         if follow is not None:
             requested: Position | Anchor | Malformed = default if follow.after is None else parse_after(follow.after)
+            is_default = follow.after is None
             types, lossless = follow.types, follow.lossless
             on_reset = follow.on_reset
         else:
             requested = requested_position(connection, default)
+            is_default = not has_position(connection)
             given = "types" in connection.query_params
             types, lossless = list_parameter(connection, "types") if given else None, flag(connection, "lossless")
             on_reset = "error" if choice(connection, "on_reset", ("reset", "error"), on_reset) == "error" else "reset"
         if types is not None and not types:
             raise BadInput(f"types is empty; name some of {', '.join(schema.names)}, or leave it out for all")
-        return cls(requested, None if types is None else schema.select(types), lossless, on_reset)
+        return cls(requested, is_default, None if types is None else schema.select(types), lossless, on_reset)
 
     def subscribe(
         self,
@@ -122,6 +126,7 @@ class Ask(Struct, frozen=True):
         primary: str | None = None,
         ended: str | None = None,
         endless: bool = False,
+        history: Filter | None = None,
     ) -> Subscription:
         """The subscription. `endless`: the stream goes on whatever becomes of its subjects."""
         return Subscription(
@@ -134,6 +139,7 @@ class Ask(Struct, frozen=True):
             lossless=self.lossless,
             primary=primary,
             ended=ended,
+            history=history,
         )
 
 
@@ -160,6 +166,11 @@ def gone(start: Start) -> Gone:
         oldest=state.oldest,
         head=state.head,
     )
+
+
+def has_position(connection: Connection) -> bool:
+    """Whether the client says where it stands."""
+    return bool(connection.headers.get("last-event-id", "").strip()) or "after" in connection.query_params
 
 
 def requested_position(connection: Connection, default: Anchor) -> Position | Anchor | Malformed:

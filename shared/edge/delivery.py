@@ -169,7 +169,13 @@ class Delivery:
     async def _begin(self) -> None:
         subscription = self.subscription
         start = await patiently(subscription.start)
-        self._reader = Reader(subscription.channel, subscription.filter, start, lossless=subscription.lossless)
+        self._reader = Reader(
+            subscription.channel,
+            subscription.filter,
+            start,
+            lossless=subscription.lossless,
+            history=subscription.history,
+        )
         subscription.channel.readers.add(self._reader)
         self._streams.count_start(start)
         await self._control(start.after, self._hello(start))

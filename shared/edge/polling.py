@@ -70,13 +70,14 @@ async def _page(subscription: Subscription, start: Start, poll: Poll) -> bytes:
 async def _collect(subscription: Subscription, after: int, poll: Poll) -> tuple[list[Record], int, int]:
     """Up to `limit` shown events, how far was scanned for them, and the head."""
     channel, limit = subscription.channel, poll.limit or 100
+    shown = subscription.history or subscription.filter
     records: list[Record] = []
     for _ in range(MAX_PAGES):
-        page = await channel.read(subscription.filter, after, limit=limit - len(records))
+        page = await channel.read(shown, after, limit=limit - len(records))
         for record in page.records:
             if record.seq > poll.until:
                 return records, poll.until, page.state.head
-            if subscription.filter.shows(record):
+            if shown.shows(record):
                 records.append(record)
         after = page.scanned_to
         if len(records) >= limit or after >= min(page.state.head, poll.until):
@@ -87,15 +88,16 @@ async def _collect(subscription: Subscription, after: int, poll: Poll) -> tuple[
 async def _stream(subscription: Subscription, start: Start, poll: Poll) -> AsyncIterator[bytes]:
     """Lines up to the head as it was at the start, page by page: no snapshot is held open meanwhile."""
     channel, epoch = subscription.channel, start.state.epoch
+    shown = subscription.history or subscription.filter
     after, head, left = start.after, min((await channel.ask()).head, poll.until), poll.limit or MAX_SEQ
     if start.reset is not None:
         yield _lines.control(f"{epoch}-{after}", start.reset_frame())
     while after < head and left > 0:
         try:
-            page = await channel.read(subscription.filter, after, limit=min(left, channel.limits.page_events))
+            page = await channel.read(shown, after, limit=min(left, channel.limits.page_events))
         except HistoryTrimmed:  # its events go while it reads: it is told, and asks again from its last position
             break
-        records = [r for r in page.records if r.seq <= head and subscription.filter.shows(r)]
+        records = [r for r in page.records if r.seq <= head and shown.shows(r)]
         if records:
             yield _lines.records(epoch, records)
         left -= len(records)

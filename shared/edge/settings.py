@@ -37,6 +37,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_hours: Annotated[float, Meta(ge=0)] = 24.0 * 30
     lease_seconds: Annotated[float, Meta(ge=0.2, le=3600)] = 30.0
     runs_inline_capacity: Annotated[int, Meta(ge=0, le=10_000)] = 32
+    openai_base_url: str = ""
+    openai_api_key: str = ""
+    openai_model: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod

@@ -13,7 +13,8 @@ from shared.protocol.record import Record
 class Filter(Struct, frozen=True):
     """Events of one tenant (None: all, for trusted services only), narrowed by whatever else is set.
 
-    `types` holds exact names and globs in which `*` stands for any run of characters. A filter of a single subject
+    `types` holds exact names and globs in which `*` stands for any run of characters. `from_workers`, when set, holds
+    the only types that are let through from workers. A filter of a single subject
     also learns of the event that ends it, whatever `types` says, since the end of a stream is never filtered; unless
     it is `endless`.
     """
@@ -23,6 +24,7 @@ class Filter(Struct, frozen=True):
     session: str | None = None
     worker: str | None = None
     types: tuple[str, ...] | None = None
+    from_workers: tuple[str, ...] | None = None
     endless: bool = False
 
     def shows(self, record: Record) -> bool:
@@ -44,6 +46,7 @@ class Filter(Struct, frozen=True):
             and (self.subjects is None or record.subject in self.subjects)
             and (self.session is None or record.session == self.session)
             and (self.worker is None or record.worker == self.worker)
+            and (self.from_workers is None or record.worker is None or record.type in self.from_workers)
         )
 
     @property

@@ -34,6 +34,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
 
     delivery: ClassVar[Delivery] = Delivery.CRITICAL
     latest_key: ClassVar[LatestKey] = "subject"
+    open_fields: ClassVar[bool] = False  # whether a publisher may add fields that the Struct does not name
 
     tenant: str
     ts: datetime
@@ -46,15 +47,28 @@ class UnknownEvent(Struct, frozen=True):
     fields: dict[str, Any]
 
 
+class Built(Struct, frozen=True):
+    """An event ready to be stored, with its JSON, which may hold more than the Struct names."""
+
+    type: str
+    event: Event
+    data: bytes
+
+
 _RESERVED = frozenset({"type", "tenant", "ts"})
 _GLOB = re.compile(r"[a-z0-9_.*]+", re.ASCII)
+_FAMILY_MEMBER = re.compile(r"[a-z0-9_.]{1,100}", re.ASCII)
 
 
 class Schema:
-    """The event types that one service's log holds."""
+    """The event types that one service's log holds.
+
+    A tag that ends in `*`, such as `custom.*`, stands for a family: every type that begins with what is before it.
+    """
 
     def __init__(self, types: Iterable[type[Event]]) -> None:
         self._types: dict[str, type[Event]] = {_tag(event): event for event in types}
+        self._families = {name.removesuffix("*"): event for name, event in self._types.items() if name.endswith("*")}
         self._decoder = msgspec.json.Decoder(reduce(or_, self._types.values()))
         self._encoder = msgspec.json.Encoder()
 
@@ -83,12 +97,19 @@ class Schema:
 
     def delivery(self, name: str) -> Delivery:
         """The delivery class of a type; CRITICAL for one we do not know, so that nothing unknown is ever skipped."""
-        event = self._types.get(name)
+        event = self._lookup(name)
         return Delivery.CRITICAL if event is None else event.delivery
+
+    def _lookup(self, name: str) -> type[Event] | None:
+        found = self._types.get(name)
+        if found is None:
+            found = next((event for prefix, event in self._families.items() if name.startswith(prefix)), None)
+        return found
 
     def latest_key(self, record: Record) -> tuple[str, str | None]:
         """Two LATEST records with the same key: the newer one replaces the older."""
-        field = self._types[record.type].latest_key
+        event = self._lookup(record.type)
+        field = "subject" if event is None else event.latest_key
         return record.type, record.subject + "\0" + (record.worker or "") if field == "worker" else record.subject
 
     def select(self, patterns: Iterable[str]) -> tuple[str, ...]:
@@ -104,28 +125,47 @@ class Schema:
     def _names_something(self, pattern: str) -> bool:
         if not _GLOB.fullmatch(pattern):
             return False
-        return any(type_pattern((pattern,)).fullmatch(name) for name in self._types)
+        matches = type_pattern((pattern,)).fullmatch
+        return any(matches(name) for name in self._types) or any(
+            pattern.startswith(prefix) or matches(prefix + "x") for prefix in self._families
+        )
 
-    def build(self, fields: Mapping[str, Any], given: Mapping[str, Any], allowed: Iterable[str]) -> Event:
+    def built(self, event: Event) -> Built:
+        """An event that the service itself made."""
+        return Built(_tag(type(event)), event, self.encode(event))
+
+    def build(self, fields: Mapping[str, Any], given: Mapping[str, Any], allowed: Iterable[str]) -> Built:
         """An event from what a publisher sent (`fields`) and what the service knows (`given`).
 
-        Raise InvalidEvent when the type is not in `allowed`, a field is unknown, reserved, missing or of a wrong type.
+        Raise InvalidEvent when the type is not in `allowed`, or a field is unknown (unless the type is open), not the
+        publisher's to set, missing or of a wrong type.
         """
-        name = fields.get("type")
-        names = sorted(set(allowed) & set(self._types))
-        if name not in names:
+        name, names = fields.get("type"), sorted(set(allowed) & set(self._types))
+        event = self._allowed(name, names)
+        if event is None:
             raise InvalidEvent(f"type must be one of {', '.join(names)}; got {name!r}")
-        event = self._types[str(name)]
         own = set(event.__struct_fields__) - _RESERVED - set(given)
-        strange = sorted(set(fields) - own - {"type"})
-        if strange:
-            raise InvalidEvent(
-                f"{name} has no field {', '.join(map(repr, strange))} to set; allowed: {', '.join(sorted(own))}"
-            )
+        wrong = set(fields) & (_RESERVED - {"type"} | set(given)) if event.open_fields else set(fields) - own - {"type"}
+        if wrong:
+            strange = ", ".join(map(repr, sorted(wrong)))
+            raise InvalidEvent(f"{name} has no field {strange} to set; allowed: {', '.join(sorted(own))}")
         try:
-            return msgspec.convert({**fields, **given}, event)
+            made = msgspec.convert({**fields, **given, "type": _tag(event)}, event)
         except msgspec.ValidationError as error:
             raise InvalidEvent(f"{name}: {error}") from None
+        if not event.open_fields:
+            return Built(str(name), made, self.encode(made))
+        return Built(str(name), made, self._encoder.encode({"type": name, **given, **fields}))
+
+    def _allowed(self, name: object, names: Iterable[str]) -> type[Event] | None:
+        if not isinstance(name, str):
+            return None
+        if name in names:
+            return None if name.endswith("*") else self._types[name]
+        for prefix, event in self._families.items():
+            if _tag(event) in names and name.startswith(prefix) and _FAMILY_MEMBER.fullmatch(name[len(prefix) :]):
+                return event
+        return None
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of all the types, under `$defs`."""

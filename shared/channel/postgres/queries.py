@@ -76,6 +76,8 @@ class ReadQueries:
             covered.append(f"e.session IS NOT DISTINCT FROM {bind(filter.session)}")
         if filter.worker is not None:
             covered.append(f"e.worker IS NOT DISTINCT FROM {bind(filter.worker)}")
+        if filter.from_workers is not None:
+            covered.append(f"(e.worker IS NULL OR e.type = ANY({bind(list(filter.from_workers))}::text[]))")
         if filter.types is not None:
             shown = f"e.type ~ {bind(type_expression(filter.types))}"
             covered.append(f"({shown} OR e.ends IS NOT NULL)" if filter.ends_with_subject else shown)
@@ -85,7 +87,8 @@ class ReadQueries:
     def _hides(filter: Filter) -> bool:
         """Whether rows that the index leads to may be unwanted."""
         by_index = filter.subjects is not None or filter.session is not None
-        return not by_index or filter.types is not None or filter.worker is not None
+        narrowed = filter.types is not None or filter.worker is not None or filter.from_workers is not None
+        return not by_index or narrowed
 
 
 class ReadQuery:

@@ -128,7 +128,8 @@ def test_types_are_chosen_by_name_and_by_glob(patterns: list[str], chosen: tuple
 
 
 @pytest.mark.parametrize(
-    "pattern", ["", "lo", "logs", "LOG", "log ", "lo?", "[l]og", "(log|token)", "worker?state", "*x*", "log\n", "ä*", "^"]
+    "pattern",
+    ["", "lo", "logs", "LOG", "log ", "lo?", "[l]og", "(log|token)", "worker?state", "*x*", "log\n", "ä*", "^"],
 )
 def test_a_pattern_that_matches_no_type_is_named_with_all_that_are_valid(pattern: str) -> None:
     with pytest.raises(UnknownTypes) as caught:

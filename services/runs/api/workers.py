@@ -1,0 +1,64 @@
+"""Workers: leasing runs, telling of the work, finishing."""
+
+from collections.abc import Callable
+from typing import Any
+
+from litestar import Response, post
+from litestar.params import FromPath
+
+from services.runs.api.common import BASE, AnyRequest, backend_of, build_events, check_id, check_producer
+from services.runs.lifecycle import Appended, Batch, Finish
+from services.runs.model import view
+from services.runs.requests import AppendEvents, FinishRun, LeaseGiven, LeaseRenewed, LeaseRequest, RunState
+from shared.edge.principal import principal_of
+from shared.edge.problems import Forbidden
+
+
+@post(f"{BASE}/lease", status_code=200)
+async def lease_run(request: AnyRequest, data: LeaseRequest) -> Response[LeaseGiven | None]:
+    """Take the oldest queued run of one of these runners, under a lease; 204 when there is none in time."""
+    tenant = principal_of(request).tenant
+    leased = await backend_of(request).lease(tenant, data.runners, data.worker, data.wait_seconds)
+    if leased is None:
+        return Response(None, status_code=204)
+    run, epoch, lease = leased
+    return Response(LeaseGiven(view(run, epoch), lease, cancel=run.should_stop))
+
+
+@post(f"{BASE}/{{run_id:str}}/lease/renew", status_code=200)
+async def renew_lease(request: AnyRequest, run_id: FromPath[str]) -> LeaseRenewed:
+    """Keep the lease for another period."""
+    check_id(run_id)
+    lifecycle = backend_of(request).lifecycle
+    lease, cancel = await lifecycle.renew(principal_of(request).tenant, run_id, _lease_token(request))
+    return LeaseRenewed(lease, cancel)
+
+
+@post(f"{BASE}/{{run_id:str}}/events", status_code=200)
+async def append_events(request: AnyRequest, run_id: FromPath[str], data: AppendEvents) -> Appended:
+    """Store events of a leased run: all of them or none."""
+    check_id(run_id)
+    check_producer(data.producer, data.producer_seq)
+    tenant = principal_of(request).tenant
+    batch = Batch(build_events(data.events, tenant=tenant, run_id=run_id), data.producer, data.producer_seq)
+    return await backend_of(request).lifecycle.append(tenant, run_id, _lease_token(request), batch)
+
+
+@post(f"{BASE}/{{run_id:str}}/finish", status_code=200)
+async def finish_run(request: AnyRequest, run_id: FromPath[str], data: FinishRun) -> RunState:
+    """End a leased run."""
+    check_id(run_id)
+    finish = Finish(status=data.status, error=data.error, output=data.output)
+    lifecycle = backend_of(request).lifecycle
+    run, epoch = await lifecycle.finish(principal_of(request).tenant, run_id, _lease_token(request), finish)
+    return RunState(view(run, epoch), cancel=run.should_stop)
+
+
+def _lease_token(request: AnyRequest) -> str:
+    token = request.headers.get("tailrace-lease")
+    if not token:
+        raise Forbidden("send the lease's token in the header Tailrace-Lease; POST /api/v1/runs/lease gives one")
+    return token
+
+
+HANDLERS: tuple[Callable[..., Any], ...] = (lease_run, renew_lease, append_events, finish_run)
