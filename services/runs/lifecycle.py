@@ -19,7 +19,7 @@ from shared.channel.log import Outcome, Transaction
 from shared.edge.idempotency import Answers, IdempotencyKey
 from shared.edge.ids import new_id
 from shared.edge.problems import Conflict, Forbidden, Missing
-from shared.protocol.record import Draft
+from shared.protocol.record import DELETED, Draft
 from shared.protocol.schema import Built, Event
 
 NO_RUN = "There is no such run."
@@ -418,7 +418,7 @@ def _draft(run: Run, built: Built) -> Draft:
     event = built.event
     ends = None
     if isinstance(event, Deleted):
-        ends = "deleted"
+        ends = DELETED
     elif isinstance(event, Status) and event.status in TERMINAL:
         ends = event.status
     return Draft(

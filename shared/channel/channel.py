@@ -16,7 +16,7 @@ from shared.channel.start import Start
 from shared.channel.tails import Tails
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor, LogState, Position, why_reset
-from shared.protocol.record import Draft, Record
+from shared.protocol.record import DELETED, Draft, Record
 from shared.protocol.schema import Schema
 
 log = logging.getLogger("tailrace.channel")
@@ -180,21 +180,23 @@ class Channel:
                 return
             if page.state.epoch != self.state.epoch:
                 return
-            self._feed(page.records)
-            self._advance(page.scanned_to)
+            self._feed(page.records, page.scanned_to)
 
     def _committed(self, epoch: str, records: Sequence[Record]) -> None:
         """This process's own commit: straight to the tails if nothing of another process lies before it."""
         if epoch == self.state.epoch and records[0].seq == self.state.head + 1:
-            self._feed(records)
-            self._advance(records[-1].seq)
+            self._feed(records, records[-1].seq)
         # else the news that this commit caused will bring both
 
-    def _feed(self, records: Iterable[Record]) -> None:
-        for record in records:
-            if record.seq > self.state.head:
-                for tail in self.tails.append(record):
-                    self.fanout.touch(tail)
+    def _feed(self, records: Iterable[Record], upto: int) -> None:
+        """Give the tails the next part of the log, which ends at `upto`."""
+        new = [record for record in records if record.seq > self.state.head]
+        for record in new:
+            for tail in self.tails.append(record):
+                self.fanout.touch(tail)
+        self._advance(upto)
+        if any(record.ends == DELETED for record in new):
+            self._start_over()  # the tails may hold events that are gone: whoever is behind reads the log
 
     def _advance(self, head: int) -> None:
         if head > self.state.head:

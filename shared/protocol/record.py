@@ -4,6 +4,7 @@ from typing import Self
 
 from msgspec import Struct, structs
 
+DELETED = "deleted"  # `ends` of the event that says that its subject is gone, and all its other events with it
 OVERHEAD_BYTES = 400  # what a Record costs in memory beside its data (measured with sys.getsizeof, rounded up)
 
 
