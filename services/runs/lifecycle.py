@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
-from services.runs.agent_events import ClientInputReceived
+from services.runs.agent_events import AgentEvent, ClientInputReceived
 from services.runs.events import SCHEMA, TERMINAL, Deleted, Error, RunStatus, Status, worker_of
 from services.runs.model import NEXT, FinishStatus, Mode, Run, view
 from services.runs.producers import already_stored, is_repeat
@@ -18,7 +18,7 @@ from shared.channel.channel import Channel
 from shared.channel.log import Outcome, Transaction
 from shared.edge.idempotency import Answers, IdempotencyKey
 from shared.edge.ids import new_id
-from shared.edge.problems import Conflict, Forbidden, Missing
+from shared.edge.problems import BadInput, Conflict, Forbidden, Missing
 from shared.protocol.record import DELETED, Draft
 from shared.protocol.schema import Built, Event
 
@@ -97,7 +97,7 @@ class Lifecycle:
         self, news: Sequence[NewRun], *, holder: str | None = None, key: IdempotencyKey | None = None
     ) -> Created:
         """Store new runs: queued, or running under leases of `holder`. With a key used before: what that made."""
-        ids = [new_id("run") for _ in news]
+        ids = sorted(new_id("run") for _ in news)  # of the same millisecond perhaps, and listed by their ids
 
         async def change(tx: Transaction) -> Outcome[Created]:
             if key is not None and (answer := await self._answers.recall(tx, key)) is not None:
@@ -117,6 +117,10 @@ class Lifecycle:
             return Outcome(Created(answer, tuple(leases)), drafts)
 
         return (await self._channel.execute(change)).value
+
+    async def recall(self, key: IdempotencyKey) -> bytes | None:
+        """What `create` answered to this key before. Raise Unprocessable when it was to another body."""
+        return await self._answers.recall(self._store.pool, key)
 
     async def _insert(
         self, tx: Transaction, place: int, run: Run, holder: str | None, now: datetime
@@ -169,6 +173,7 @@ class Lifecycle:
         async def change(tx: Transaction) -> Outcome[tuple[int, int | None, Run]]:
             run, now = await self._find(tx, tenant, run_id)
             events, first = batch.events, batch.producer_seq
+            _check_session(run, events)
             if batch.producer is not None and first is not None:
                 subject, count = run.subject, len(events)
                 expected = await self._store.next_producer_seq(tx, tenant, subject, batch.producer)
@@ -335,7 +340,7 @@ class Lifecycle:
         before: Sequence[Event] = (),
     ) -> tuple[Run, list[Draft]]:
         run = structs.replace(_moved(run, status), error=error, output=output, finished_at=now, lease_expires_at=None)
-        summary = summarise(run.summary, before)
+        summary = summarise(run.summary, before, run.attempt)
         return await self._save(tx, run, [*before, _status(structs.replace(run, summary=summary), now)], now)
 
     async def _save(
@@ -358,6 +363,13 @@ def _check_lease(run: Run, token: str, now: datetime) -> None:
         raise Conflict(f"The run has ended already: it is {run.status}.", run_status=run.status)
     if run.lease_expires_at is None or run.lease_expires_at <= now:
         raise Forbidden(LOST_LEASE)
+
+
+def _check_session(run: Run, events: Sequence[Built]) -> None:
+    """Raise BadInput for an event that says of itself that it is of another session than its run."""
+    for place, built in enumerate(events):
+        if isinstance(built.event, AgentEvent) and built.event.session_id not in (None, run.session_id):
+            raise BadInput(f"events[{place}]: session_id is not the run's own; leave it out")
 
 
 def _fresh(run_id: str, new: NewRun, now: datetime) -> Run:
@@ -407,7 +419,7 @@ def _told(next_seq: int, run: Run, events: Sequence[Built], now: datetime) -> tu
         return run, drafts
     run = structs.replace(
         run,
-        summary=summarise(run.summary, [built.event for built in events]),
+        summary=summarise(run.summary, [built.event for built in events], run.attempt),
         last_seq=next_seq + len(drafts) - 1,
         last_activity_at=now,
     )

@@ -13,6 +13,14 @@ from shared.protocol.record import Draft
 from shared.protocol.schema import Built
 
 
+MAX_NAME = 200
+
+
+def is_name(text: str) -> bool:
+    """Whether a session, or a worker in it, can have this id: it must stand in a path."""
+    return 1 <= len(text) <= MAX_NAME and text.isprintable() and "/" not in text
+
+
 class Published(Struct, frozen=True):
     """`stored` counts the new events, repeats are not among them; `position` is that of the newest."""
 
@@ -41,17 +49,18 @@ class Sessions:
             plain = await self._channel.publish(drafts)
             return Published(len(drafts), str(plain.last), None)
 
-        async def change(tx: Transaction) -> Outcome[int]:
+        async def change(tx: Transaction) -> Outcome[tuple[int, int | None]]:
             subject = subject_of(session_id)
             expected = await self._store.next_producer_seq(tx, tenant, subject, producer)
             if is_repeat(expected, producer_seq, len(drafts)):
-                return Outcome(0)
+                return Outcome((0, expected))
             new = drafts[already_stored(expected, producer_seq, producer) :]
             await self._store.save_producer(tx, tenant, subject, producer, producer_seq + len(drafts))
-            return Outcome(len(new), new)
+            return Outcome((len(new), producer_seq + len(drafts)), new)
 
         done = await self._channel.execute(change)
-        return Published(done.value, str(done.last), producer_seq + len(drafts))
+        stored, next_seq = done.value
+        return Published(stored, str(done.last), next_seq)
 
 
 def _draft(tenant: str, session_id: str, built: Built) -> Draft:

@@ -9,6 +9,7 @@ from services.runs.agent_events import DEFAULT_TYPES, HEARD_FROM_WORKERS, REPLAY
 from services.runs.events import RUN_TYPES, SCHEMA, TERMINAL
 from services.runs.lifecycle import NO_RUN
 from services.runs.model import Run
+from services.runs.sessions import is_name
 from services.runs.store import RunStore
 from shared.channel.channel import Channel
 from shared.edge.admission import Ask, Connection, Follow, Subscription, list_parameter
@@ -19,12 +20,11 @@ from shared.protocol.filter import Filter, type_pattern
 from shared.protocol.position import Anchor
 
 MAX_RUNS = 200
-MAX_NAME = 200
 
 
 def check_session(name: str) -> None:
     """Raise Missing for the id of a session or a worker that cannot be one."""
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or "/" in name:
+    if not is_name(name):
         raise Missing("There is no such session: an id has 1 to 200 printable characters and no slash.")
 
 

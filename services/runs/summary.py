@@ -41,27 +41,27 @@ class Summary(Struct, frozen=True):
         return sum(c.tokens_out + c.before_out for c in self.counters.values())
 
 
-def summarise(summary: Summary, events: Iterable[Event]) -> Summary:
-    """The summary after these events."""
+def summarise(summary: Summary, events: Iterable[Event], attempt: int = 1) -> Summary:
+    """The summary after these events. `attempt` is the run's, for those that do not name theirs."""
     for event in events:
         if isinstance(event, NodeUpdate):
-            summary = _node(summary, event)
+            summary = _node(summary, event, attempt)
         elif isinstance(event, Status | Error) and event.message:
             summary = _snippet(summary, event.message, 1)
     return summary
 
 
-def _node(summary: Summary, event: NodeUpdate) -> Summary:
+def _node(summary: Summary, event: NodeUpdate, attempt: int) -> Summary:
     worker = event.worker_id or ""
-    counters = {**summary.counters, worker: _count(summary.counters.get(worker, Counters()), event)}
+    counters = {**summary.counters, worker: _count(summary.counters.get(worker, Counters()), event, attempt)}
     summary = structs.replace(summary, counters=counters)
     if event.snippet:
         summary = _snippet(summary, event.snippet, 2 if event.node in QUIET_NODES else 3)
     return _rate(summary, event.ts.timestamp())
 
 
-def _count(known: Counters, event: NodeUpdate) -> Counters:
-    attempt = event.attempt or known.attempt
+def _count(known: Counters, event: NodeUpdate, attempt: int) -> Counters:
+    attempt = event.attempt or attempt
     if attempt != known.attempt:
         known = Counters(attempt, 0, 0, known.before_in + known.tokens_in, known.before_out + known.tokens_out)
     return structs.replace(

@@ -182,7 +182,9 @@ class Reader:
 
     def disturb(self) -> None:
         """The tails were dropped: wherever this reader waits, it has to look anew."""
-        listener, self._listener, self._tail = self._listener, None, None
+        listener = self._listener
+        self.unpark()  # or the fan-out would keep it at the old tail, and deliver over what it has not read yet
+        self._tail = None
         if listener is not None:
             listener.wake()
 

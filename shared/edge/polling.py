@@ -8,7 +8,7 @@ from litestar import Response
 from litestar.response import Stream
 
 from shared.channel.channel import Channel
-from shared.channel.log import HistoryTrimmed
+from shared.channel.log import HistoryTrimmed, Page
 from shared.channel.start import Start
 from shared.edge.admission import Connection, Subscription, number
 from shared.protocol.control import Bookmark
@@ -53,7 +53,7 @@ async def answer(subscription: Subscription, poll: Poll) -> Response[bytes] | St
 
 
 async def _page(subscription: Subscription, start: Start, poll: Poll) -> bytes:
-    records, scanned_to, head = await _collect(subscription, start.after, poll)
+    records, scanned_to, head = await _collect(subscription, start, poll)
     epoch = start.state.epoch
     frames = [json_frame(f"{epoch}-{record.seq}", record.data) for record in records]
     if start.reset is not None:
@@ -67,18 +67,17 @@ async def _page(subscription: Subscription, start: Start, poll: Poll) -> bytes:
     )
 
 
-async def _collect(subscription: Subscription, after: int, poll: Poll) -> tuple[list[Record], int, int]:
+async def _collect(subscription: Subscription, start: Start, poll: Poll) -> tuple[list[Record], int, int]:
     """Up to `limit` shown events, how far was scanned for them, and the head."""
+    after = start.after
     channel, limit = subscription.channel, poll.limit or 100
-    shown = subscription.history or subscription.filter
     records: list[Record] = []
     for _ in range(MAX_PAGES):
-        page = await channel.read(shown, after, limit=limit - len(records))
+        page = await _read(subscription, start, after, limit - len(records))
         for record in page.records:
             if record.seq > poll.until:
                 return records, poll.until, page.state.head
-            if shown.shows(record):
-                records.append(record)
+            records.append(record)
         after = page.scanned_to
         if len(records) >= limit or after >= min(page.state.head, poll.until):
             break
@@ -88,21 +87,29 @@ async def _collect(subscription: Subscription, after: int, poll: Poll) -> tuple[
 async def _stream(subscription: Subscription, start: Start, poll: Poll) -> AsyncIterator[bytes]:
     """Lines up to the head as it was at the start, page by page: no snapshot is held open meanwhile."""
     channel, epoch = subscription.channel, start.state.epoch
-    shown = subscription.history or subscription.filter
     after, head, left = start.after, min((await channel.ask()).head, poll.until), poll.limit or MAX_SEQ
     if start.reset is not None:
         yield _lines.control(f"{epoch}-{after}", start.reset_frame())
     while after < head and left > 0:
         try:
-            page = await channel.read(shown, after, limit=min(left, channel.limits.page_events))
+            page = await _read(subscription, start, after, min(left, channel.limits.page_events))
         except HistoryTrimmed:  # its events go while it reads: it is told, and asks again from its last position
             break
-        records = [r for r in page.records if r.seq <= head and shown.shows(r)]
+        records = [r for r in page.records if r.seq <= head]
         if records:
             yield _lines.records(epoch, records)
         left -= len(records)
         after = min(page.scanned_to, head)
     yield _lines.control(f"{epoch}-{after}", Bookmark())
+
+
+async def _read(subscription: Subscription, start: Start, after: int, limit: int) -> Page:
+    """A page of what is shown: of what was there before the request came, its history, where that is less."""
+    history, there = subscription.history, start.state.head
+    shown = history if history is not None and after < there else subscription.filter
+    page = await subscription.channel.read(shown, after, limit=limit)
+    upto = page.scanned_to if shown is subscription.filter else min(page.scanned_to, there)
+    return Page(tuple(r for r in page.records if r.seq <= upto and shown.shows(r)), upto, page.state)
 
 
 async def _wait(subscription: Subscription, start: Start, seconds: float) -> None:

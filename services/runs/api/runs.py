@@ -13,6 +13,7 @@ from services.runs.backend import Backend
 from services.runs.lifecycle import NewRun
 from services.runs.model import RunView, view
 from services.runs.requests import CreateBatch, CreateRun, InputRun, RunDetail, RunList, RunPage, RunState
+from services.runs.sessions import is_name
 from services.runs.store import FILTERS
 from services.runs.subscriptions import Subscriptions
 from shared.edge.admission import Connection, number
@@ -76,9 +77,12 @@ async def _create(backend: Backend, news: Sequence[NewRun], key: IdempotencyKey 
     """Store the runs; inline ones are started on places reserved before."""
     executor = backend.executor
     _check_runner(backend, news[0].runner, inline=inline)
+    _check_session(news[0].session_id)
     if not inline:
         return (await backend.lifecycle.create(news, key=key)).answer
     if not executor.reserve():
+        if key is not None and (answer := await backend.lifecycle.recall(key)) is not None:
+            return answer
         raise Busy("no room for another inline run here; try again, or use mode=queued", retry_after_seconds=2)
     leased = False
     try:
@@ -90,6 +94,11 @@ async def _create(backend: Backend, news: Sequence[NewRun], key: IdempotencyKey 
         if not leased:
             executor.release()
     return created.answer
+
+
+def _check_session(session_id: str | None) -> None:
+    if session_id is not None and not is_name(session_id):
+        raise BadInput("session_id must be 1 to 200 printable characters without a slash: it stands in URLs")
 
 
 def _check_runner(backend: Backend, runner: str, *, inline: bool) -> None:
