@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from services.runs.events import SCHEMA, Error, NodeUpdate, RunEvent, cut_snippet
 from services.runs.lifecycle import Batch, Finish, Lease, Lifecycle
 from services.runs.model import Run
@@ -20,6 +22,7 @@ log = logging.getLogger("tailrace.runs")
 PRODUCER = "service"
 RETRY_SECONDS = 0.5
 MAX_ERROR_CHARACTERS = 2_000
+MAX_OUTPUT_BYTES = 200 * 1024  # of an event's 256 KiB
 
 
 class Executor:
@@ -92,7 +95,16 @@ class Executor:
             return
         finally:
             renewing.cancel()
+        self._stopping.add(run.id)  # it has come to its end by itself: a cancel now must not take back its last word
         await work.finish(finish)
+
+
+def storable(text: str, limit: int) -> str:
+    """The text as an event and a row can hold it: without NUL, and cut so that its JSON has at most `limit` bytes."""
+    text = text.replace("\0", "\ufffd")
+    while (size := len(msgspec.json.encode(text))) > limit:
+        text = text[: len(text) * limit // size]
+    return text
 
 
 class _Work:
@@ -110,12 +122,12 @@ class _Work:
     async def outcome(self, runner: Runner) -> Finish:
         """Run it to its end. What it raises becomes its failure, with the text."""
         try:
-            return Finish(status="completed", output=await runner(self._run, self))
+            return Finish(status="completed", output=storable(await runner(self._run, self), MAX_OUTPUT_BYTES))
         except (Problem, LogUnavailable):
             raise
         except Exception as error:  # noqa: BLE001  whatever a runner raises is how the run ended
             text = str(error) or type(error).__name__
-            return Finish(status="failed", error=text[:MAX_ERROR_CHARACTERS])
+            return Finish(status="failed", error=storable(text[:MAX_ERROR_CHARACTERS], MAX_OUTPUT_BYTES))
 
     async def node(self, node: str, **fields: Any) -> None:
         """See Reporter."""

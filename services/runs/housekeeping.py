@@ -79,7 +79,7 @@ class Housekeeping:
                         event = json.decode(record.data)
                         if event["status"] == "queued":
                             self._bell.ring()
-                        elif event["status"] == "cancelling":
+                        elif event["status"] in ("cancelling", "timed_out"):
                             self._executor.cancel(event["run_id"])
             except HistoryTrimmed:
                 self._bell.ring()  # a new epoch: look anew

@@ -22,6 +22,9 @@ CHARACTERS_PER_TOKEN = 4  # the usual guess where the endpoint counts nothing
 TIMEOUT = httpx.Timeout(60, connect=10)
 MAX_MESSAGE_CHARACTERS = 500
 MAX_ANSWER_CHARACTERS = 200_000
+MAX_STREAM_BYTES = 32 * 1024 * 1024  # with the JSON around each word, and reasoning that is not shown
+MAX_REFUSAL_BYTES = 64 * 1024
+SHORTEST_SECRET = 8  # local endpoints take any key, such as `none`; there is nothing in it to hide
 
 
 class Endpoint(Struct, frozen=True):
@@ -65,7 +68,7 @@ class _Fault(Struct):
 class _Chunk(Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: _Fault | None = None
+    error: _Fault | str | None = None
 
 
 class Answer(Struct):
@@ -108,6 +111,7 @@ class _Conversation:
     ) -> None:
         self._url = endpoint.base_url.rstrip("/") + "/chat/completions"
         self._model = endpoint.model
+        self._key = endpoint.api_key
         self._back_off = back_off
         self._client = client
         self._run = run
@@ -198,20 +202,45 @@ class _Conversation:
         try:
             async with self._client.stream("POST", self._url, json=body) as response:
                 if response.status_code != 200:
-                    await response.aread()
-                    raise _refusal(response)
+                    raise self._refusal(response, await _beginning(response))
                 decoder = SseDecoder()
                 async for data in response.aiter_bytes():
                     for message in decoder.decode(data):
                         if message.data.strip() == "[DONE]":
                             return
-                        yield _decode(message.data)
+                        yield self._decode(message.data)
+                    if response.num_bytes_downloaded > MAX_STREAM_BYTES:
+                        text = f"the endpoint's answer is longer than {MAX_STREAM_BYTES} bytes"
+                        raise UpstreamError("upstream_too_long", text, retry=False)
         except httpx.TimeoutException:
             raise UpstreamError("upstream_timeout", "the endpoint did not answer in time", retry=True) from None
         except httpx.HTTPError as error:
-            text = f"the connection to the endpoint failed: {str(error) or type(error).__name__}"
+            text = f"the connection to the endpoint failed: {self._hide(str(error)) or type(error).__name__}"
             raise UpstreamError("upstream_connection", text, retry=True) from None
         raise UpstreamError("upstream_cut_off", "the endpoint ended its answer before it was complete", retry=True)
+
+    def _decode(self, data: str) -> _Chunk:
+        try:
+            chunk = _chunk_decoder.decode(data)
+        except msgspec.DecodeError:
+            text = f"the endpoint sent a chunk that is not understood: {self._hide(data)[:80]!r}"
+            raise UpstreamError("upstream_malformed", text, retry=True) from None
+        if chunk.error is not None:
+            message = chunk.error if isinstance(chunk.error, str) else chunk.error.message
+            raise UpstreamError("upstream_error", self._hide(message)[:MAX_MESSAGE_CHARACTERS], retry=True)
+        return chunk
+
+    def _refusal(self, response: httpx.Response, body: bytes) -> UpstreamError:
+        status = response.status_code
+        retry = status in (408, 409, 425, 429) or status >= 500
+        after = response.headers.get("retry-after", "")
+        seconds = float(after) if after.isascii() and after.isdigit() else None
+        words = self._hide(_words(body) or response.reason_phrase)[:MAX_MESSAGE_CHARACTERS]
+        return UpstreamError(f"upstream_{status}", f"the endpoint answered {status}: {words}", retry=retry, after=seconds)
+
+    def _hide(self, text: str) -> str:
+        """Some endpoints, and some errors of the client, repeat the key."""
+        return text.replace(self._key, "***") if len(self._key) >= SHORTEST_SECRET else text
 
 
 def _take(answer: Answer, chunk: _Chunk) -> None:
@@ -222,33 +251,23 @@ def _take(answer: Answer, chunk: _Chunk) -> None:
         answer.tokens_in, answer.tokens_out = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
 
 
-def _decode(data: str) -> _Chunk:
-    try:
-        chunk = _chunk_decoder.decode(data)
-    except msgspec.DecodeError:
-        text = f"the endpoint sent a chunk that is not understood: {data[:80]!r}"
-        raise UpstreamError("upstream_malformed", text, retry=True) from None
-    if chunk.error is not None:
-        raise UpstreamError("upstream_error", chunk.error.message[:MAX_MESSAGE_CHARACTERS], retry=True)
-    return chunk
+async def _beginning(response: httpx.Response) -> bytes:
+    """As much of a refusal's body as may hold its reason."""
+    body = b""
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > MAX_REFUSAL_BYTES:
+            break
+    return body
 
 
-def _refusal(response: httpx.Response) -> UpstreamError:
-    status = response.status_code
-    retry = status in (408, 409, 425, 429) or status >= 500
-    after = response.headers.get("retry-after", "")
-    seconds = float(after) if after.isascii() and after.isdigit() else None
-    return UpstreamError(f"upstream_{status}", _message(response), retry=retry, after=seconds)
-
-
-def _message(response: httpx.Response) -> str:
+def _words(body: bytes) -> str:
     """The endpoint's own words."""
     try:
-        error: Any = msgspec.json.decode(response.content)["error"]
-        text = error["message"] if isinstance(error, dict) else str(error)
+        error: Any = msgspec.json.decode(body)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
     except (msgspec.DecodeError, KeyError, TypeError):
-        text = response.text.strip() or response.reason_phrase
-    return f"the endpoint answered {response.status_code}: {str(text)[:MAX_MESSAGE_CHARACTERS]}"
+        return body.decode(errors="replace").strip()
 
 
 def _guess(text: str) -> int:

@@ -39,7 +39,7 @@ async def sample(run: Run, reporter: Reporter) -> str:
 
 def make_runners(settings: Settings) -> dict[str, Runner]:
     """The built-in runners by name; `missing_settings` tells which of them cannot work."""
-    endpoint = Endpoint(settings.openai_base_url, settings.openai_model, settings.openai_api_key)
+    endpoint = Endpoint(settings.openai_base_url, settings.openai_model, settings.openai_api_key.strip())
     return {"sample": sample, "openai": OpenAiRunner(endpoint)}
 
 

@@ -82,7 +82,7 @@ def _rate(summary: Summary, now: float) -> Summary:
     tokens = summary.tokens_out
     if summary.rate_at is None:
         return structs.replace(summary, rate_tokens=tokens, rate_at=now)
-    interval = now - summary.rate_at
+    interval = round(now - summary.rate_at, 6)  # a tenth of a second is one, whatever floating point makes of it
     if interval < SHORTEST_INTERVAL_SECONDS:
         return summary
     rate = max(0, tokens - summary.rate_tokens) / interval

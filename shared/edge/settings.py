@@ -65,6 +65,8 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"TAILRACE_HOST is {self.host}, but with TAILRACE_AUTH=off anybody who reaches it may do anything. "
                 "Listen on 127.0.0.1, or set TAILRACE_AUTH_OFF_BEYOND_LOOPBACK=true if that is what you want."
             )
+        if not self.openai_api_key.strip().isascii() or not self.openai_api_key.strip().isprintable():
+            raise SettingsError("TAILRACE_OPENAI_API_KEY has characters that no HTTP header can carry; set it anew.")
         return self
 
 

@@ -48,7 +48,7 @@ class SseDecoder:
 
     def __init__(self) -> None:
         self._text = codecs.getincrementaldecoder("utf-8")("replace")
-        self._pending = ""
+        self._pending: list[str] = []  # parts of a line without an end yet; joined once, however many there are
         self._after_cr = False
         self._begun = False
         self._event = ""
@@ -68,7 +68,11 @@ class SseDecoder:
         if self._after_cr:  # the CR at the end of the last chunk ended its line already
             text = text.removeprefix("\n")
         self._after_cr = text.endswith("\r")
-        *lines, self._pending = _LINE_END.split(self._pending + text)
+        *lines, rest = _LINE_END.split(text)
+        if lines:
+            lines[0] = "".join(self._pending) + lines[0]
+            self._pending.clear()
+        self._pending.append(rest)
         for line in lines:
             message = self._line(line)
             if message is not None:
