@@ -187,7 +187,8 @@ class Lifecycle:
             stored = len(events)
             if run.status == "running" and any(built.type == "client_input_requested" for built in events):
                 run = _moved(run, "waiting_input")
-                events = [*events, SCHEMA.built(_status(run, now))]
+                summary = summarise(run.summary, [built.event for built in events], run.attempt)
+                events = [*events, SCHEMA.built(_status(structs.replace(run, summary=summary), now))]
             run, drafts = await self._save(tx, run, events, now)
             return Outcome((stored, None if first is None else first + len(batch.events), run), drafts)
 
