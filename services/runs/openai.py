@@ -236,7 +236,9 @@ class _Conversation:
         after = response.headers.get("retry-after", "")
         seconds = float(after) if after.isascii() and after.isdigit() else None
         words = self._hide(_words(body) or response.reason_phrase)[:MAX_MESSAGE_CHARACTERS]
-        return UpstreamError(f"upstream_{status}", f"the endpoint answered {status}: {words}", retry=retry, after=seconds)
+        return UpstreamError(
+            f"upstream_{status}", f"the endpoint answered {status}: {words}", retry=retry, after=seconds
+        )
 
     def _hide(self, text: str) -> str:
         """Some endpoints, and some errors of the client, repeat the key."""

@@ -12,7 +12,6 @@ from shared.channel.log import Outcome, Transaction
 from shared.protocol.record import Draft
 from shared.protocol.schema import Built
 
-
 MAX_NAME = 200
 
 

@@ -70,7 +70,7 @@ async def _page(subscription: Subscription, start: Start, poll: Poll) -> bytes:
 async def _collect(subscription: Subscription, start: Start, poll: Poll) -> tuple[list[Record], int, int]:
     """Up to `limit` shown events, how far was scanned for them, and the head."""
     after = start.after
-    channel, limit = subscription.channel, poll.limit or 100
+    limit = poll.limit or 100
     records: list[Record] = []
     for _ in range(MAX_PAGES):
         page = await _read(subscription, start, after, limit - len(records))

@@ -84,7 +84,14 @@ async def test_a_worker_that_waits_gets_each_when_it_is_due(client: httpx.AsyncC
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"count": 0}, {"count": 101}, {"count": "many"}, {"count": 3, "stagger_ms": -1}, {"count": 3, "stagger_ms": 60_001}],
+    [
+        {},
+        {"count": 0},
+        {"count": 101},
+        {"count": "many"},
+        {"count": 3, "stagger_ms": -1},
+        {"count": 3, "stagger_ms": 60_001},
+    ],
 )
 async def test_what_is_beyond_the_limits_is_refused(client: httpx.AsyncClient, wrong: dict[str, Any]) -> None:
     answer = await client.post("/api/v1/runs/batch", json={"task": "many", **wrong})

@@ -9,6 +9,7 @@ import httpx
 import msgspec
 import pytest
 
+from tests.support.postgres import fresh_database
 from tests.support.runs import (
     SECONDS,
     client_fixture,
@@ -23,7 +24,6 @@ from tests.support.runs import (
     sse,
     work,
 )
-from tests.support.postgres import fresh_database
 from tests.support.server import Server, lease, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -71,7 +71,9 @@ def seq(position: str) -> int:
     return int(position.partition("-")[2])
 
 
-def check(runs: dict[str, Any], as_of: str, told: list[tuple[str, Any]], truth: dict[str, list[tuple[int, str]]]) -> None:
+def check(
+    runs: dict[str, Any], as_of: str, told: list[tuple[str, Any]], truth: dict[str, list[tuple[int, str]]]
+) -> None:
     """Each run's statuses after the list, as the stream told them, are those that were stored after it."""
     heard: dict[str, list[tuple[int, str]]] = {}
     ids = [seq(position) for position, _ in told]
@@ -157,10 +159,8 @@ async def test_rows_and_as_of_come_from_one_snapshot(server: Server, client: htt
                 await live(own, dice, number, f"snap-{number}")
 
     loads = [asyncio.create_task(load(number)) for number in range(4)]
-    pages = []
     try:
-        for _ in range(60):
-            pages.append((await client.get("/api/v1/runs?limit=10")).json())
+        pages = [(await client.get("/api/v1/runs?limit=10")).json() for _ in range(60)]
     finally:
         stop.set()
         await asyncio.gather(*loads)

@@ -15,12 +15,10 @@ from tests.support.runs import (
     ended,
     events_of,
     finish,
-    halves,
     is_event,
     listed,
     names,
     polled,
-    publish,
     server_fixture,
     socket_stream,
     sse,
@@ -295,8 +293,8 @@ async def test_a_time_limit_that_is_none_is_refused(client: httpx.AsyncClient, s
 # ── asking twice ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def keyed(client: httpx.AsyncClient, key: str, *, path: str = "", **body: Any) -> httpx.Response:
-    body = {"task": "once", "params": {"step_seconds": 0, "words": 1}, **body}
+async def keyed(client: httpx.AsyncClient, key: str, path: str = "", **more: Any) -> httpx.Response:
+    body = {"task": "once", "params": {"step_seconds": 0, "words": 1}, **more}
     return await client.post(f"/api/v1/runs{path}", json=body, headers={"idempotency-key": key})
 
 
@@ -322,25 +320,25 @@ async def test_twenty_at_once_are_one_run_though_there_is_room_for_eight(client:
     assert (again.status_code, again.json()["id"]) == (201, *made)
     runs = (await client.get("/api/v1/runs?limit=500")).json()["data"]
     assert len([run for run in runs if run["task"] == "twenty"]) == 1
-    await client.post(f"/api/v1/runs/{made.pop()}/cancel")
+    run_id = made.pop()
+    await client.post(f"/api/v1/runs/{run_id}/cancel")
+    await ended(client, run_id)
 
 
-async def test_a_repeat_is_answered_when_there_is_no_room_left(client: httpx.AsyncClient) -> None:
-    body = {"task": "full", "params": SLOW}
-    first = await keyed(client, "room", **body)
-    runs = [first.json()["id"]]
-    while (other := await client.post("/api/v1/runs", json=body)).status_code == 201:
-        runs.append(other.json()["id"])
-    assert other.status_code == 429
-    assert int(other.headers["retry-after"]) > 0
-    again = await keyed(client, "room", **body)
-    assert (again.status_code, again.json()["id"]) == (201, runs[0])
-    assert (await keyed(client, "room", task="other")).status_code == 422
-    assert (await keyed(client, "another-room", **body)).status_code == 429
-    for run_id in runs:
-        await client.post(f"/api/v1/runs/{run_id}/cancel")
-    for run_id in runs:
-        assert (await ended(client, run_id))["status"] == "cancelled"
+async def test_a_repeat_is_answered_when_there_is_no_room_left(postgres_url: str) -> None:
+    async with (
+        fresh_database(postgres_url) as url,
+        running(url, runs_inline_capacity=1) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=SECONDS) as client,
+    ):
+        first = await keyed(client, "room", params=SLOW)
+        assert first.status_code == 201
+        full = await keyed(client, "another-room", params=SLOW)
+        assert full.status_code == 429
+        assert int(full.headers["retry-after"]) > 0
+        again = await keyed(client, "room", params=SLOW)
+        assert (again.status_code, again.json()) == (201, first.json())
+        assert (await keyed(client, "room", params=SLOW, task="other")).status_code == 422
 
 
 async def test_a_key_belongs_to_one_body_and_one_operation(client: httpx.AsyncClient) -> None:
@@ -441,7 +439,7 @@ async def test_a_list_shows_what_the_service_has_kept(client: httpx.AsyncClient)
     await finish(client, run_id, token)
 
 
-async def test_another_attempt_is_counted_and_its_tokens_are_added(client: httpx.AsyncClient, postgres_url: str) -> None:
+async def test_another_attempt_is_counted_and_its_tokens_are_added(postgres_url: str) -> None:
     async with (
         fresh_database(postgres_url) as url,
         running(url, lease_seconds=0.5) as server,

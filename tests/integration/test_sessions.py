@@ -27,8 +27,8 @@ from tests.support.runs import (
     polled,
     publish,
     server_fixture,
-    sse,
     socket_stream,
+    sse,
     stalling,
     work,
 )
@@ -221,17 +221,26 @@ WORKER_EVENTS = [
 HEARD = ["subagent_report", "execution_completed", "execution_failed"]
 
 
-@pytest.mark.parametrize("query", ["", "?types=*", "?types=llm_text_delta,subagent_report,execution_*,client_*,custom.*,cred*"])
+@pytest.mark.parametrize(
+    "query", ["", "?types=*", "?types=llm_text_delta,subagent_report,execution_*,client_*,custom.*,cred*"]
+)
 async def test_worker_chatter_stays_out_of_the_session_whatever_types_says(
     client: httpx.AsyncClient, query: str
 ) -> None:
     session = f"noise-{len(query)}"
-    queen: list[Any] = [{"type": "llm_text_delta", "stream_id": "queen"}, {"type": "llm_text_delta", "stream_id": "work"}]
+    queen: list[Any] = [
+        {"type": "llm_text_delta", "stream_id": "queen"},
+        {"type": "llm_text_delta", "stream_id": "work"},
+    ]
     seen = await seen_live(client, session, [*WORKER_EVENTS, *queen], query + ("&" if query else "?") + "lossless=1")
     assert seen == ([*HEARD, "llm_text_delta", "llm_text_delta"])
-    types = {"types": ALL} if query else {}
+    types: dict[str, Any] = {"types": ALL} if query else {}
     stored = await polled(client, f"/api/v1/sessions/{session}/events", after="start", **types)
-    assert [name for name in names(stored) if name != "credentials_required"] == [*HEARD, "llm_text_delta", "llm_text_delta"]
+    assert [name for name in names(stored) if name != "credentials_required"] == [
+        *HEARD,
+        "llm_text_delta",
+        "llm_text_delta",
+    ]
 
 
 async def test_the_workers_own_stream_has_all_of_it(server: Server, client: httpx.AsyncClient) -> None:
@@ -279,13 +288,10 @@ async def test_without_a_position_only_messages_and_state_are_replayed(
             seen = names([f["event"] for f in await frames.until(lambda event: event["type"] == "live")])
         assert [name for name in seen if name not in CONTROL] == expected
     events = "/api/v1/sessions/replay/events"
-    assert names(await polled(client, events, limit=3)) == [*replayed[:0], *everything[:0], *names_after(replayed, everything)]
+    # a poll without a position is followed by polls with one: the first three that are replayed, then all after them
+    followed = [*replayed[:3], *everything[everything.index(replayed[2]) + 1 :]]
+    assert names(await polled(client, events, limit=3)) == followed
     assert names(await polled(client, events, limit=3, after="start")) == everything
-
-
-def names_after(replayed: list[str], everything: list[str]) -> list[str]:
-    """A poll without a position is followed by polls with one: the first three that are replayed, then all after."""
-    return [*replayed[:3], *everything[everything.index(replayed[2]) + 1 :]]
 
 
 async def test_what_comes_after_live_is_not_cut_down_to_what_is_replayed(client: httpx.AsyncClient) -> None:
@@ -305,12 +311,11 @@ async def test_a_long_poll_without_a_position_is_answered_with_what_it_waited_fo
     session = "long-poll-" + accept[-4:]
     url = f"/api/v1/sessions/{session}/events"
     waiting = asyncio.create_task(client.get(url, params={"wait": 20}, headers={"accept": accept}))
-    published = 0
+    published = ""
     while not waiting.done():  # whenever it has begun to wait, one of them is the first that it sees
         published = (await publish(client, session, ["llm_text_delta"]))["position"]
-    seen = (await waiting).text.count('"llm_text_delta"')
-    after = (await waiting).text
-    assert seen >= 1, (published, after)
+    answer = (await waiting).text
+    assert '"llm_text_delta"' in answer, (published, answer)
 
 
 async def test_history_and_live_meet_without_a_hole_while_others_publish(client: httpx.AsyncClient) -> None:
@@ -403,7 +408,12 @@ async def test_a_run_without_a_session_is_in_none(client: httpx.AsyncClient) -> 
 
 async def test_a_worker_cannot_speak_for_another_run_tenant_or_session(client: httpx.AsyncClient) -> None:
     run_id, token = await lease(client, runner="strict", session_id="strict")
-    for wrong in ({"tenant": "other"}, {"run_id": "run_x"}, {"ts": "2020-01-01T00:00:00Z"}, {"session_id": "elsewhere"}):
+    for wrong in (
+        {"tenant": "other"},
+        {"run_id": "run_x"},
+        {"ts": "2020-01-01T00:00:00Z"},
+        {"session_id": "elsewhere"},
+    ):
         answer = await work(client, run_id, token, [{"type": "llm_text_delta", **wrong}])
         assert answer.status_code == 400, wrong
     stored = await polled(client, f"/api/v1/runs/{run_id}/events")
@@ -559,4 +569,5 @@ def check_shedding(stored: list[Any], seen: list[Any], gaps: list[Any], received
 async def polled_backfill(client: httpx.AsyncClient, url: str) -> list[Any]:
     """All pages of a gap's backfill."""
     parts = httpx.URL(url)
-    return await polled(client, parts.path, **dict(parts.params))
+    params: dict[str, Any] = dict(parts.params)
+    return await polled(client, parts.path, **params)

@@ -66,7 +66,14 @@ class FakeEndpoint:
         self.url = ""
         self._dice = dice
         self._counts: dict[tuple[str, str], int] = {}
+        self._came = asyncio.Event()
         self._handlers: set[asyncio.Task[Any]] = set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so; looked at whenever a request has come."""
+        while not condition():
+            self._came.clear()
+            await self._came.wait()
 
     def about(self, word: str) -> list[Asked]:
         """The requests whose prompt has this word."""
@@ -98,6 +105,7 @@ class FakeEndpoint:
         headers = dict(_header(line) for line in head[1:-2])
         asked = Asked(headers, json.loads(await reader.readexactly(int(headers["content-length"]))))
         self.asked.append(asked)
+        self._came.set()
         reply = self._reply(asked)
         self.open += 1
         self.most_open = max(self.most_open, self.open)

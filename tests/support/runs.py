@@ -12,8 +12,8 @@ import pytest_asyncio
 import websockets
 
 from shared.protocol.sse import SseDecoder, SseMessage
-from tests.support.postgres import fresh_database
 from tests.support import server as plain
+from tests.support.postgres import fresh_database
 from tests.support.server import Server, SseStream, running
 
 CONTROL = ("hello", "live", "bookmark", "gap", "reset", "stream_end")

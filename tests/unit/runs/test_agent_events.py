@@ -12,16 +12,18 @@ from shared.protocol.record import Record
 from shared.protocol.schema import Delivery
 
 # as DESIGN section 6 lists them
-NAMES = """client_output_delta client_input_requested client_input_received llm_text_delta llm_turn_complete
+LISTED = """client_output_delta client_input_requested client_input_received llm_text_delta llm_turn_complete
 tool_call_started tool_call_completed execution_started execution_completed execution_failed execution_paused
 node_loop_started node_loop_iteration node_loop_completed node_action_plan node_internal_output node_stalled node_retry
 node_tool_doom_loop goal_progress context_compacted context_usage_updated worker_colony_loaded colony_created
 credentials_required subagent_report queen_phase_changed trigger_available trigger_activated trigger_deactivated
-trigger_fired trigger_removed trigger_updated worker_graph_loaded""".split()
+trigger_fired trigger_removed trigger_updated worker_graph_loaded"""
+NAMES = tuple(LISTED.split())
 
-CRITICAL = """execution_started execution_completed execution_failed execution_paused client_input_requested
+NEVER_SKIPPED = """execution_started execution_completed execution_failed execution_paused client_input_requested
 client_input_received node_loop_started node_loop_iteration credentials_required worker_graph_loaded
-queen_phase_changed status error""".split()
+queen_phase_changed status error"""
+CRITICAL = tuple(NEVER_SKIPPED.split())
 
 GIVEN = {"tenant": "t", "ts": datetime(2026, 1, 1, tzinfo=UTC), "session_id": "s"}
 
@@ -108,7 +110,9 @@ def test_who_begins_with_worker_is_one(stream_id: str | None, worker: str | None
     assert worker_of(SCHEMA.build(fields, GIVEN, AGENT_TYPE_NAMES).event) == worker
 
 
-@pytest.mark.parametrize("pattern", ["execution_*", "custom.*", "custom.note", "custom.a*", "*", "*_delta", "node_update"])
+@pytest.mark.parametrize(
+    "pattern", ["execution_*", "custom.*", "custom.note", "custom.a*", "*", "*_delta", "node_update"]
+)
 def test_globs_and_members_of_the_family_can_be_selected(pattern: str) -> None:
     assert SCHEMA.select([pattern]) == (pattern,)
 
