@@ -117,9 +117,11 @@ class Channel:
         return state
 
     @asynccontextmanager
-    async def reader(self, filter: Filter, start: Start, *, lossless: bool = False) -> AsyncIterator[Reader]:
+    async def reader(
+        self, filter: Filter, start: Start, *, lossless: bool = False, history: Filter | None = None
+    ) -> AsyncIterator[Reader]:
         """A reader at `start`, for as long as the block lasts."""
-        reader = Reader(self, filter, start, lossless=lossless)
+        reader = Reader(self, filter, start, lossless=lossless, history=history)
         self.readers.add(reader)
         try:
             yield reader

@@ -118,7 +118,10 @@ async def _wait(subscription: Subscription, start: Start, seconds: float) -> Non
         return
     channel: Channel = subscription.channel
     try:
-        async with asyncio.timeout(seconds), channel.reader(subscription.filter, start, lossless=True) as reader:
+        async with (
+            asyncio.timeout(seconds),
+            channel.reader(subscription.filter, start, lossless=True, history=subscription.history) as reader,
+        ):
             await reader.next()
     except (TimeoutError, HistoryTrimmed):
         return

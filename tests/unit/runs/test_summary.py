@@ -122,7 +122,7 @@ def test_the_moving_average_agrees_with_the_formula_over_a_long_run() -> None:
     mean: float | None = None
     base = points[0]
     for point in points[1:]:
-        if point[0] - base[0] < 0.1:
+        if round(point[0] - base[0], 6) < 0.1:
             continue
         now_rate = (point[1] - base[1]) / (point[0] - base[0])
         mean = now_rate if mean is None else 0.3 * now_rate + 0.7 * mean
