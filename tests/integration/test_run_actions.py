@@ -159,7 +159,7 @@ async def test_readers_of_another_process_forget_a_deleted_run_too(postgres_url:
     ):
         await feed.until(is_event("live"))
         position = (await there.get("/api/v1/runs?limit=1")).json()["as_of"]
-        for _ in range(5):
+        for _ in range(3):
             run_id, _ = await finished_run(here, "elsewhere")
             await feed.until(is_event("status", status="completed", run_id=run_id))
             assert (await here.delete(f"/api/v1/runs/{run_id}")).status_code == 204

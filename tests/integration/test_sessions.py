@@ -522,7 +522,7 @@ async def test_deltas_delay_no_critical_event_to_a_lagging_reader_and_the_gaps_c
         await quick.until(is_event("live"))
         keeping = asyncio.create_task(quick.until(is_event("credentials_required")))
         number = 0
-        for _ in range(40):
+        for _ in range(24):
             events: list[Any] = []
             for _ in range(250):
                 number += 1
