@@ -72,6 +72,9 @@ class FanOut:
             if reader not in readers:
                 continue  # it left during a pause
             position = reader.position
+            if position < tail.floor:
+                reader.rouse()  # what it needs was evicted before its turn came: its owner reads the log
+                continue
             if position not in batches:
                 batches[position] = reader.peek()
             batch = batches[position]

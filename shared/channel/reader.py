@@ -78,7 +78,7 @@ class Reader:
         return self._tail.total_bytes - self._read_bytes > self._channel.limits.lag_budget_bytes
 
     def peek(self) -> Batch | None:
-        """The next batch of the tail, None when there is none; the position stays."""
+        """The next batch of the tail, None when there is none; the position stays. Only when not `behind`."""
         tail, limits = self._attach(), self._channel.limits
         bound = self.live_from if self.is_history else MAX_SEQ
         records = tail.after(self.position, bound, limits.batch_bytes)
@@ -87,6 +87,14 @@ class Reader:
         if not records and upto == self.position:
             return None
         return self._batch(records, upto)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something waits for it that its filter wants, in the tail or evicted from it already."""
+        if self.behind:
+            return True
+        batch = self.peek()
+        return batch is not None and (bool(batch.items) or batch.ends is not None)
 
     def take(self, *, lagging: bool = False) -> Batch | None:
         """The next batch of the tail, None at the head. `lagging`: apply the delivery classes to what is pending."""

@@ -204,6 +204,14 @@ def number(connection: Connection, name: str, default: float, lowest: float, hig
     return value
 
 
+def whole_number(connection: Connection, name: str, default: int, lowest: int, highest: int) -> int:
+    """A whole number within bounds. Raise BadInput."""
+    value = number(connection, name, default, lowest, highest)
+    if not value.is_integer():
+        raise BadInput(f"{name} is {value:g}; give a whole number from {lowest} to {highest}")
+    return int(value)
+
+
 def check_parameters(connection: Connection, allowed: Sequence[str]) -> None:
     """Raise BadInput for a parameter that is not known here, and for one given twice that is not a list."""
     strange = sorted(set(connection.query_params) - set(allowed))

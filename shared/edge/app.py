@@ -5,14 +5,15 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException, WebSocketException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
 import shared
 from shared.edge.admission import check_parameters
-from shared.edge.problems import WrongMedia, handle
+from shared.edge.problems import BadInput, WrongMedia, handle
 from shared.edge.settings import Settings
 
 # every query parameter of the product, once; handlers name those they take in `parameters=`
@@ -55,7 +56,13 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options:
 
 
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    check_parameters(connection, handler.opt.get("parameters", ()))
+    try:
+        check_parameters(connection, handler.opt.get("parameters", ()))
+    except BadInput as error:
+        if connection.scope["type"] != ScopeType.WEBSOCKET:
+            raise
+        # Litestar's word for a refused upgrade, which the front turns into the status
+        raise WebSocketException(detail=error.detail, code=4000 + error.status) from None
 
 
 def _check_media_type(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

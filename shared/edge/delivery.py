@@ -131,8 +131,8 @@ class Delivery:
     def beat(self, now: float) -> None:
         """Say "still here", or how far the log has been seen when the filter hid what was new. Only while parked."""
         reader = self._reader
-        if reader is None or not reader.parked:
-            return
+        if reader is None or not reader.parked or reader.has_news:
+            return  # the fan-out is about to come to it: a bookmark would jump over what it brings
         channel, payload = self.subscription.channel, self._sink.heartbeat()
         head = max(reader.position, channel.state.head)
         if head > self.sent_seq or payload is None:

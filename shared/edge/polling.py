@@ -10,7 +10,7 @@ from litestar.response import Stream
 from shared.channel.channel import Channel
 from shared.channel.log import HistoryTrimmed
 from shared.channel.start import Start
-from shared.edge.admission import Connection, Subscription, number
+from shared.edge.admission import Connection, Subscription, number, whole_number
 from shared.protocol.control import Bookmark
 from shared.protocol.formats import NdjsonFormat, json_frame
 from shared.protocol.position import MAX_SEQ, Position
@@ -35,7 +35,7 @@ class Poll:
 
 def poll_of(connection: Connection) -> Poll:
     """From a request's parameters and Accept header. Raise BadInput, MalformedPosition."""
-    limit = int(number(connection, "limit", 0, 1, MAX_LIMIT)) if "limit" in connection.query_params else None
+    limit = whole_number(connection, "limit", 0, 1, MAX_LIMIT) if "limit" in connection.query_params else None
     wait = number(connection, "wait", 0, 0, MAX_WAIT_SECONDS)
     until = connection.query_params.get("until")
     last = MAX_SEQ if until is None else Position.parse(until).seq
@@ -69,19 +69,19 @@ async def _page(subscription: Subscription, start: Start, poll: Poll) -> bytes:
 
 async def _collect(subscription: Subscription, after: int, poll: Poll) -> tuple[list[Record], int, int]:
     """Up to `limit` shown events, how far was scanned for them, and the head."""
-    channel, limit = subscription.channel, poll.limit or 100
+    channel, limit, first = subscription.channel, poll.limit or 100, after
     records: list[Record] = []
     for _ in range(MAX_PAGES):
         page = await channel.read(subscription.filter, after, limit=limit - len(records))
         for record in page.records:
             if record.seq > poll.until:
-                return records, poll.until, page.state.head
+                return records, max(first, poll.until), page.state.head
             if subscription.filter.shows(record):
                 records.append(record)
         after = page.scanned_to
         if len(records) >= limit or after >= min(page.state.head, poll.until):
             break
-    return records, min(after, poll.until), max(page.state.head, after)
+    return records, max(first, min(after, poll.until)), max(page.state.head, after)
 
 
 async def _stream(subscription: Subscription, start: Start, poll: Poll) -> AsyncIterator[bytes]:

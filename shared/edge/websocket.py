@@ -40,8 +40,15 @@ class Unfollow(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", 
     ref: str
 
 
-_single = msgspec.json.Decoder(Ping)
-_shared = msgspec.json.Decoder(Ping | Follow | Unfollow)
+class Decoders:
+    """JSON and MessagePack, straight into the messages: what is in neither never becomes a value."""
+
+    def __init__(self, messages: Any) -> None:
+        self.json = msgspec.json.Decoder(messages)
+        self.msgpack = msgspec.msgpack.Decoder(messages)
+
+
+_messages = Decoders(Ping | Follow | Unfollow)  # a union, also for a stream of its own: alone, a tag may be missing
 
 
 class Refused(Control, frozen=True, kw_only=True, tag="refused"):
@@ -89,8 +96,11 @@ class _Socket:
         delivery.open()
         try:
             async for data in self._messages():
-                if await self._understand(_single, data) is not None:
+                message = await self._understand(data)
+                if isinstance(message, Ping):
                     await self._answer(Pong())
+                elif message is not None:
+                    await self._complain("this connection carries one stream and takes only ping")
         finally:
             await delivery.close()
 
@@ -120,7 +130,7 @@ class _Socket:
         following: dict[str, Delivery] = {}
         try:
             async for data in self._messages():
-                message = await self._understand(_shared, data)
+                message = await self._understand(data)
                 if isinstance(message, Ping):
                     await self._answer(Pong())
                 elif isinstance(message, Follow):
@@ -185,14 +195,15 @@ class _Socket:
             yield message.get("text") or message.get("bytes") or b""
         await self._close(CLOSE_BAD_MESSAGES, "bad messages")
 
-    async def _understand(self, decoder: msgspec.json.Decoder[Any], data: Any) -> Any:
+    async def _understand(self, data: Any) -> Any:
         try:
-            if self._binary and isinstance(data, bytes):
-                data = msgspec.json.encode(msgspec.msgpack.decode(data))
+            decoder = _messages.msgpack if self._binary and isinstance(data, bytes) else _messages.json
             return decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             await self._complain(str(error))
-            return None
+        except RecursionError:
+            await self._complain("the message is nested too deeply")
+        return None
 
     async def _complain(self, detail: str) -> None:
         self._bad += 1
