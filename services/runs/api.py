@@ -9,7 +9,7 @@ from litestar import Request, Response, WebSocket, get, post, websocket
 from litestar.params import FromPath
 
 from services.runs.backend import Backend
-from services.runs.events import SCHEMA, WORKER_TYPES, RunEvent
+from services.runs.events import SCHEMA, WORKER_TYPES, RunEvent, Status, cut_snippet
 from services.runs.lifecycle import NO_RUN, Appended, Batch, Finish, Lease, NewRun
 from services.runs.model import Run, RunView, view
 from services.runs.requests import (
@@ -25,7 +25,7 @@ from services.runs.requests import (
 )
 from services.runs.store import FILTERS
 from services.runs.subscriptions import FEED, RUN, Subscriptions
-from shared.edge.admission import Connection, Follow, number
+from shared.edge.admission import Connection, Follow, whole_number
 from shared.edge.ids import is_id, new_id
 from shared.edge.polling import answer, poll_of
 from shared.edge.principal import principal_of
@@ -34,6 +34,7 @@ from shared.edge.sse import EventStream
 from shared.edge.websocket import serve_channels, serve_stream
 from shared.protocol.errors import InvalidEvent
 from shared.protocol.position import Position
+from shared.protocol.record import Record
 
 BASE = "/api/v1/runs"
 STREAM_PARAMETERS = ("after", "types", "lossless", "on_reset")
@@ -91,7 +92,7 @@ def _new_run(connection: Connection, data: CreateRun) -> NewRun:
 @get(BASE, parameters=("limit", "cursor", *FILTERS))
 async def list_runs(request: AnyRequest) -> RunPage:
     """Runs, newest first."""
-    limit = int(number(request, "limit", 50, 1, 500))
+    limit = whole_number(request, "limit", 50, 1, 500)
     cursor = request.query_params.get("cursor")
     if cursor is not None and not is_id("run", cursor):
         raise BadInput(f"cursor is {cursor[:60]!r}; give a page's next_cursor")
@@ -119,7 +120,7 @@ async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDet
     detail = RunDetail(
         **msgspec.structs.asdict(shown),
         events=[msgspec.Raw(record.data) for record in page.records],
-        events_trimmed=not page.records or b'"queued"' not in page.records[0].data,
+        events_trimmed=not page.records or not _is_first(page.records[0]),
         events_next=str(Position(state.epoch, page.scanned_to)) if page.scanned_to < run.last_seq else None,
     )
     return Response(detail, headers={"etag": etag})
@@ -139,11 +140,19 @@ async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> RunState:
 @post(f"{BASE}/lease", status_code=200)
 async def lease_run(request: AnyRequest, data: LeaseRequest) -> Response[LeaseGiven | None]:
     """Take the oldest queued run of one of these runners, under a lease; 204 when there is none in time."""
-    leased = await _backend(request).lease(principal_of(request).tenant, data.runners, data.worker, data.wait_seconds)
+    leased = await _backend(request).lease(
+        principal_of(request).tenant, data.runners, data.worker, wait_seconds=data.wait_seconds, left=_left(request)
+    )
     if leased is None:
         return Response(None, status_code=204)
     run, epoch, lease = leased
     return Response(LeaseGiven(view(run, epoch), lease, cancel=run.should_stop))
+
+
+async def _left(request: AnyRequest) -> None:
+    """Returns when the client has gone; the body has been read already."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @post(f"{BASE}/{{run_id:str}}/lease/renew", status_code=200)
@@ -179,6 +188,8 @@ async def finish_run(request: AnyRequest, run_id: FromPath[str], data: FinishRun
 
 
 def _event(place: int, fields: Mapping[str, Any], given: Mapping[str, Any]) -> RunEvent:
+    if isinstance(fields.get("snippet"), str):
+        fields = {**fields, "snippet": cut_snippet(fields["snippet"])}
     try:
         event = SCHEMA.build(fields, given, WORKER_TYPES)
     except InvalidEvent as error:
@@ -215,7 +226,7 @@ async def stream_run_socket(socket: AnyWebSocket, run_id: FromPath[str]) -> None
 async def poll_run(request: AnyRequest, run_id: FromPath[str]) -> Response[Any]:
     """The run's events after a position, as JSON or ndjson."""
     subscription = await _backend(request).subscriptions.run(request, run_id, polling=True)
-    return await answer(subscription, poll_of(request))
+    return await answer(subscription, poll_of(request), _backend(request).streams)
 
 
 @get(f"{BASE}/stream", parameters=("run", *STREAM_PARAMETERS))
@@ -235,7 +246,9 @@ async def stream_runs_socket(socket: AnyWebSocket) -> None:
 @get(f"{BASE}/events", parameters=("run", *POLL_PARAMETERS))
 async def poll_runs(request: AnyRequest) -> Response[Any]:
     """Events of several runs, or of all, after a position."""
-    return await answer(await _backend(request).subscriptions.feed(request, polling=True), poll_of(request))
+    backend = _backend(request)
+    subscription = await backend.subscriptions.feed(request, polling=True)
+    return await answer(subscription, poll_of(request), backend.streams)
 
 
 @websocket(f"{BASE}/ws")
@@ -290,6 +303,12 @@ def _backend(connection: Connection) -> Backend:
 
 async def _require(backend: Backend, connection: Connection, run_id: str) -> Run:
     return await backend.subscriptions.require(principal_of(connection).tenant, run_id)
+
+
+def _is_first(record: Record) -> bool:
+    """Whether a run begins with this event. One that is put back into the queue says why, or is a later attempt."""
+    event = SCHEMA.decode(record.data)
+    return isinstance(event, Status) and event.status == "queued" and event.attempt == 1 and event.message is None
 
 
 def _check_id(run_id: str) -> None:

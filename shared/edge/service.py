@@ -1,5 +1,7 @@
 """A service as its process sees it, and the front that puts one or several of them behind one port."""
 
+import asyncio
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,6 +21,9 @@ _UNROUTED = {
     "Not Found": (404, "There is nothing at this URL."),
     "Bad Request": (400, "This URL takes no WebSocket: send a plain HTTP request."),
 }
+log = logging.getLogger("tailrace.edge")
+
+STOP_SECONDS = 2.0  # of the 5 in which a process must have left; the streams took up to 2.5
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,80}")
 
 
@@ -88,6 +93,8 @@ class Front:
 
     async def _ready(self, scope: Any, receive: Any, send: Any) -> None:
         checks = {} if not self.streams.draining else {"draining": "this process is shutting down"}
+        if self.streams.failing():
+            checks["streams"] = f"not working: {', '.join(self.streams.failing())}"
         for service in self._services:
             for name, state in (await service.checks()).items():
                 checks[f"{service.name}.{name}"] = state
@@ -116,7 +123,11 @@ class Front:
 
     async def _stop(self, services: Sequence[Service]) -> None:
         for service in reversed(services):
-            await service.stop()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await service.stop()
+            except TimeoutError:
+                log.error("a service did not stop in time", extra={"service": service.name})
         await self.streams.close()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -113,6 +114,7 @@ class _Socket:
         self._streams.check_room(subscription.filter.tenant)
         if subscription.on_reset == "error":
             await subscription.start()
+            subscription = replace(subscription, on_reset="reset")
         return subscription
 
     # ── many streams ───────────────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +218,8 @@ class _Socket:
             self._connection.write(sink.wire(sink.format.control("", frame)))
 
     async def _close(self, code: int, reason: str) -> None:
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        async with asyncio.timeout(self._streams.settings.slow_reader_seconds):
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def _is_flood(self) -> bool:
         now = asyncio.get_running_loop().time()

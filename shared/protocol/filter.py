@@ -70,5 +70,5 @@ def type_pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
 
 def type_expression(globs: Sequence[str]) -> str:
     """The globs as one anchored regular expression over event types."""
-    alternatives = ("[a-z0-9_.]*".join(re.escape(part) for part in glob.split("*")) for glob in globs)
+    alternatives = ("[a-z0-9_.]*".join(re.escape(part) for part in re.split(r"\*+", glob)) for glob in globs)
     return "^(" + "|".join(alternatives) + ")$"

@@ -90,7 +90,22 @@ class MessagePackFormat(Struct, frozen=True):
 
 
 def _repack(message: bytes) -> bytes:
-    return msgspec.msgpack.encode(msgspec.json.decode(message))
+    value = msgspec.json.decode(message)
+    try:
+        return msgspec.msgpack.encode(value)
+    except OverflowError:  # JSON knows no largest integer
+        return msgspec.msgpack.encode(_fitting(value))
+
+
+def _fitting(value: object) -> object:
+    """The value with integers beyond 64 bits as the text of their digits; rather that than a wrong number."""
+    if isinstance(value, dict):
+        return {key: _fitting(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_fitting(member) for member in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value) if value.bit_length() < 10_000 else "a number too long to be sent"
+    return value
 
 
 class NdjsonFormat(Struct, frozen=True):

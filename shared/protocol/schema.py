@@ -46,6 +46,7 @@ class UnknownEvent(Struct, frozen=True):
     fields: dict[str, Any]
 
 
+MAX_PATTERNS, MAX_PATTERN, MAX_STARS = 64, 100, 3  # a regular expression of many stars takes for ever to fail
 _RESERVED = frozenset({"type", "tenant", "ts"})
 _GLOB = re.compile(r"[a-z0-9_.*]+", re.ASCII)
 
@@ -94,6 +95,10 @@ class Schema:
     def select(self, patterns: Iterable[str]) -> tuple[str, ...]:
         """Check `types` patterns; return them sorted. Raise UnknownTypes naming those that match no type."""
         chosen = sorted(set(patterns))
+        if len(chosen) > MAX_PATTERNS or any(len(p) > MAX_PATTERN or p.count("*") > MAX_STARS for p in chosen):
+            raise UnknownTypes(
+                f"types takes up to {MAX_PATTERNS} patterns, each up to {MAX_PATTERN} characters and {MAX_STARS} stars"
+            )
         wrong = [pattern for pattern in chosen if not self._names_something(pattern)]
         if wrong:
             raise UnknownTypes(
