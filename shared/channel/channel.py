@@ -125,10 +125,11 @@ class Channel:
     async def _ask(self) -> LogState:
         async with self._asking:
             self._next_question = None  # who comes from here on, comes too late for this one
-            epochs = self._epochs
-            state = await self._log.state()
-        self._learn(state, epochs)
-        return state
+            while True:
+                epochs = self._epochs
+                state = await self._log.state()
+                if self._learn(state, epochs):
+                    return state
 
     @asynccontextmanager
     async def reader(self, filter: Filter, start: Start, *, lossless: bool = False) -> AsyncIterator[Reader]:
@@ -155,10 +156,12 @@ class Channel:
 
     async def read(self, filter: Filter, after: int, *, limit: int | None = None) -> Page:
         """One page of the log. Raise HistoryTrimmed, LogUnavailable."""
-        limits, epochs = self.limits, self._epochs
-        page = await self._log.read(filter, after, limit=limit or limits.page_events, max_bytes=limits.page_bytes)
-        self._learn(page.state, epochs)
-        return page
+        limits = self.limits
+        while True:
+            epochs = self._epochs
+            page = await self._log.read(filter, after, limit=limit or limits.page_events, max_bytes=limits.page_bytes)
+            if self._learn(page.state, epochs):
+                return page
 
     async def read_shared(self, filter: Filter, after: int) -> tuple[Batch, ...]:
         """The next page in batches, for readers: those at the same place of the same filter share query and bytes."""
@@ -185,7 +188,10 @@ class Channel:
 
     async def _catch_up(self, state: LogState) -> None:
         """Bring the tails up to `state`."""
-        self._learn(state, self._epochs)
+        if state.epoch != self.state.epoch:
+            epochs = self._epochs
+            state = await self._log.state()  # news may be old
+            self._learn(state, epochs)
         while self.state.epoch == state.epoch and self.state.head < state.head:
             if not self.tails:
                 self._advance(state.head)
@@ -218,13 +224,13 @@ class Channel:
         if head > self.state.head:
             self.state = LogState(self.state.epoch, head, self.state.oldest)
 
-    def _learn(self, state: LogState, epochs: int) -> None:
+    def _learn(self, state: LogState, epochs: int) -> bool:
         """Take over what a look at the log told, its head excepted: that moves only with the tails.
 
-        `epochs` is our count when the question was sent. Raise LogUnavailable for an answer from before a change.
+        `epochs` is our count when the question was sent. False: the answer is from before a change, and worth nothing.
         """
         if epochs != self._epochs and state.epoch != self.state.epoch:
-            raise LogUnavailable("the log has just begun a new epoch; try again")
+            return False
         if state.epoch != self.state.epoch:
             log.warning("a new epoch of the log", extra={"old": self.state.epoch, "new": state.epoch})
             self._epochs += 1
@@ -232,6 +238,7 @@ class Channel:
             self._start_over()
         elif state.oldest > self.state.oldest:
             self.state = LogState(self.state.epoch, self.state.head, state.oldest)
+        return True
 
     def _start_over(self) -> None:
         """The tails are worth nothing any more: every reader is woken to find out where it stands."""

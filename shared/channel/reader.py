@@ -56,6 +56,7 @@ class Reader:
         self._joined = 0  # the head when it came to its tail; lag is counted from there,
         self._read_bytes = 0  # on the scale of the tail's total_bytes
         self._page: deque[Batch] = deque()  # the rest of a page of the log
+        self._undelivered: Batch | None = None  # offered to a `next` that was cancelled
         self._listener: Listener | None = None
 
     # ── taking ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,10 +125,10 @@ class Reader:
                 return Batch(self.epoch, self.position, self.position, ())
             self._page.extend(batches)
         batch = self._page.popleft()
-        if self.is_history and batch.upto > self.live_from:
-            self._page.clear()
+        if self.is_history and batch.upto >= self.live_from:
+            self._page.clear()  # what comes after is live, and in the tail
             batch = cut(batch, self.live_from)
-        elif lagging:
+        if lagging:
             batch = self._shed(batch)
         self.advance(batch)
         return batch
@@ -143,6 +144,9 @@ class Reader:
         while True:
             if self.stale:
                 raise HistoryTrimmed("the log has begun a new epoch")
+            kept, self._undelivered = self._undelivered, None
+            if kept is not None:
+                return kept
             batch = await self.read() if self.behind else self.take()
             if batch is None:
                 batch = await self._sleep()
@@ -154,6 +158,9 @@ class Reader:
         self.park(sleeper)
         try:
             return await sleeper.woken
+        except asyncio.CancelledError:
+            self._undelivered = sleeper.batch  # offered before the cancellation had its turn: for whoever asks next
+            raise
         finally:
             self.unpark()
 
@@ -262,8 +269,10 @@ class _Sleeper:
 
     def __init__(self) -> None:
         self.woken: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
+        self.batch: Batch | None = None
 
     def offer(self, batch: Batch) -> bool:
+        self.batch = batch
         if not self.woken.done():  # its task may have been cancelled and not have had its turn yet
             self.woken.set_result(batch)
         return False

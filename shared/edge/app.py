@@ -9,6 +9,7 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, WebSocketException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
 import shared
@@ -48,6 +49,7 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options:
             version=shared.__version__,
             path=f"/api/v1/{name}/schema",
             use_handler_docstrings=True,
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],  # the others load scripts from elsewhere
         ),
         **options,
     )

@@ -1,5 +1,6 @@
 """Formats: how each transport writes the same frames. Equal formats at the same position share the same bytes."""
 
+import json
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -90,22 +91,15 @@ class MessagePackFormat(Struct, frozen=True):
 
 
 def _repack(message: bytes) -> bytes:
-    value = msgspec.json.decode(message)
     try:
-        return msgspec.msgpack.encode(value)
-    except OverflowError:  # JSON knows no largest integer
-        return msgspec.msgpack.encode(_fitting(value))
+        return msgspec.msgpack.encode(msgspec.json.decode(message))
+    except (OverflowError, msgspec.DecodeError):  # JSON knows no largest number
+        return msgspec.msgpack.encode(json.loads(message, parse_int=_integer))
 
 
-def _fitting(value: object) -> object:
-    """The value with integers beyond 64 bits as the text of their digits; rather that than a wrong number."""
-    if isinstance(value, dict):
-        return {key: _fitting(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_fitting(member) for member in value]
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return str(value) if value.bit_length() < 10_000 else "a number too long to be sent"
-    return value
+def _integer(digits: str) -> object:
+    """Beyond 64 bits as the text of the digits: rather that than a wrong number."""
+    return int(digits) if len(digits) < 20 else digits
 
 
 class NdjsonFormat(Struct, frozen=True):

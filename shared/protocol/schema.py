@@ -1,5 +1,6 @@
 """The event schema: msgspec Structs, the delivery class of each type, and reading what is newer than we are."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -77,8 +78,8 @@ class Schema:
         """Read an event; one of a type or shape we do not know becomes an UnknownEvent. Never raises for an object."""
         try:
             event: Event = self._decoder.decode(data)
-        except msgspec.ValidationError:
-            fields: dict[str, Any] = msgspec.json.decode(data)
+        except msgspec.DecodeError:
+            fields = _read(data)
             return UnknownEvent(type=str(fields.get("type", "")), fields=fields)
         return event
 
@@ -87,10 +88,11 @@ class Schema:
         event = self._types.get(name)
         return Delivery.CRITICAL if event is None else event.delivery
 
-    def latest_key(self, record: Record) -> tuple[str, str | None]:
+    def latest_key(self, record: Record) -> tuple[str, str, str]:
         """Two LATEST records with the same key: the newer one replaces the older."""
         field = self._types[record.type].latest_key
-        return record.type, record.subject + "\0" + (record.worker or "") if field == "worker" else record.subject
+        key = f"{record.subject}\0{record.worker}" if field == "worker" else record.subject
+        return record.type, record.tenant, key
 
     def select(self, patterns: Iterable[str]) -> tuple[str, ...]:
         """Check `types` patterns; return them sorted. Raise UnknownTypes naming those that match no type."""
@@ -141,8 +143,16 @@ class Schema:
         }
 
 
+def _read(data: bytes) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = msgspec.json.decode(data)
+    except msgspec.DecodeError:  # a number beyond any that msgspec takes
+        fields = json.loads(data)
+    return fields
+
+
 def _tag(event: type[Event]) -> str:
     tag = event.__struct_config__.tag
-    if not isinstance(tag, str):
+    if not isinstance(tag, str) or tag == event.__name__:  # msgspec's default
         raise TypeError(f"{event.__name__} names no type: declare it with tag='…'")
     return tag

@@ -31,6 +31,8 @@ UNAVAILABLE = (
     asyncpg.DeadlockDetectedError,
     asyncpg.InternalServerError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.UndefinedTableError,  # in the middle of a restore
+    asyncpg.InvalidSchemaNameError,
     asyncpg.ReadOnlySQLTransactionError,  # a standby
     asyncpg.ObjectNotInPrerequisiteStateError,  # a standby asked for its WAL position
     OSError,

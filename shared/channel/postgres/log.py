@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import asyncpg
 from asyncpg import Connection
 
 from shared.channel.appender import check_size
@@ -79,7 +80,7 @@ class PostgresEventLog:
             if isinstance(error, LogUnavailable) or is_unavailable(error):
                 await self._drop_writer()
                 raise_if_cancelled()
-                raise unavailable(error) from error
+                raise unavailable(_first(error)) from error
             if len(commands) == 1:
                 return [error]
             # One command's rows were refused, and with them the whole group: each by itself, so that it fails alone.
@@ -122,7 +123,7 @@ class PostgresEventLog:
                 drafts = (*command.drafts, *outcome.drafts)
                 check_size(Command(drafts))
         except Exception as error:
-            if is_unavailable(error):
+            if is_unavailable(error) and not (isinstance(error, OSError) and not connection.is_closed()):
                 connection.terminate()  # else the rollback waits for an answer once more
                 raise
             if alone:
@@ -160,7 +161,12 @@ class PostgresEventLog:
 
     async def read(self, filter: Filter, after: int, *, limit: int, max_bytes: int) -> Page:
         query = self._queries.select(filter, after, limit=limit, max_bytes=max_bytes)
-        page = query.page(await self._database.fetch(query.sql, *query.args))
+        try:
+            page = query.page(await self._database.fetch(query.sql, *query.args))
+        except asyncpg.DataError:
+            # the filter names something that no text column can hold, so there is nothing to find
+            state = await self.state()
+            page = Page((), max(state.head, after), state)
         if after < page.state.start:
             raise HistoryTrimmed(f"events up to {page.state.start} are no longer kept")
         return page
@@ -235,6 +241,13 @@ class PostgresEventLog:
                 oldest,
             )
         return len(rows)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong before the clean-up did."""
+    while error.__context__ is not None and is_unavailable(error.__context__):
+        error = error.__context__
+    return error
 
 
 class _Refused(Exception):  # it carries an error out of a transaction, so that it is rolled back

@@ -53,7 +53,7 @@ class ReadQueries:
 
     def _scan(self, filter: Filter, bind: Any, rows: int) -> str:
         events = f"{self._schema}.events"
-        if filter.subjects is not None and len(filter.subjects) > 1:
+        if filter.subjects is not None and len(filter.subjects) != 1:
             return self._scan_subjects(filter, bind, rows)
         where = ["seq > $1"]
         if filter.subjects is not None:
@@ -68,8 +68,8 @@ class ReadQueries:
 
     def _scan_subjects(self, filter: Filter, bind: Any, rows: int) -> str:
         """A part of each subject's next events; complete up to the last of the part that ends first."""
-        subjects = filter.subjects or ()
-        part = max(32, 2 * rows // len(subjects))
+        subjects = tuple(dict.fromkeys(filter.subjects or ()))
+        part = max(32, 2 * rows // max(1, len(subjects)))
         tenant = "true" if filter.tenant is None else f"tenant = {bind(filter.tenant)}"
         return f"""parts AS MATERIALIZED (
             SELECT e.* FROM unnest({bind(list(subjects))}::text[]) AS wanted_subject CROSS JOIN LATERAL (
