@@ -65,8 +65,7 @@ class Appender:
             await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
             await end(self._task)
         for waiting in self._queue:
-            if not waiting.done.done():
-                waiting.done.set_exception(LogUnavailable("the database did not answer before the shutdown"))
+            _refuse(waiting)
 
     async def append(self, command: Command[T]) -> Committed[T]:
         """Resolve when the command's transaction has committed.
@@ -113,6 +112,10 @@ class Appender:
         results: Sequence[Committed[Any] | Exception]
         try:
             results = await self._log.append([waiting.command for waiting in group])
+        except asyncio.CancelledError:
+            for waiting in group:
+                _refuse(waiting)
+            raise
         except Exception as error:  # noqa: BLE001  whatever it was, its publishers hear of it and the appender lives on
             results = [error] * len(group)
         # a group that took too long leaves the rest of it to the next one
@@ -133,6 +136,11 @@ class Appender:
                 self._on_commit(committed.last.epoch, committed.records)
         except Exception as error:
             log.error("committed events could not be passed on", exc_info=error)
+
+
+def _refuse(waiting: _Waiting) -> None:
+    if not waiting.done.done():
+        waiting.done.set_exception(LogUnavailable("the database did not answer before the shutdown"))
 
 
 def check_size(command: Command[Any]) -> int:

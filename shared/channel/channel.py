@@ -167,10 +167,14 @@ class Channel:
         """The next page in batches, for readers: those at the same place of the same filter share query and bytes."""
         key = (filter, after)
         task = self._pages.get(key)
-        if task is None:
+        if task is None or task.done():  # one that is done is from before what may have come since
             task = self._pages[key] = asyncio.create_task(self._read_batches(filter, after), name="page")
-            task.add_done_callback(lambda _: self._pages.pop(key, None))
+            task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task)
+
+    def _forget(self, key: tuple[Filter, int], done: "asyncio.Task[tuple[Batch, ...]]") -> None:
+        if self._pages.get(key) is done:
+            del self._pages[key]
 
     async def _read_batches(self, filter: Filter, after: int) -> tuple[Batch, ...]:
         page = await self.read(filter, after)

@@ -238,6 +238,7 @@ class Reader:
 
     def _detach(self) -> None:
         self._page.clear()
+        self._undelivered = None
         if self._tail is not None:
             self._channel.tails.close(self._tail)
             self._tail = None

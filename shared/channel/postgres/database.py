@@ -24,6 +24,9 @@ IDLE_IN_TRANSACTION = "2s"
 UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # "cannot switch to state 12; another operation (2) is in progress": the connection was lost between the two halves
+    # of a prepared statement. So says asyncpg 0.32, now and then, when the postmaster is killed.
+    asyncpg.InternalClientError,
     asyncpg.CannotConnectNowError,
     asyncpg.OperatorInterventionError,  # shutdown, crash, and cancelled queries
     asyncpg.InsufficientResourcesError,  # too many connections, disk full

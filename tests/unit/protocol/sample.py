@@ -67,9 +67,7 @@ def record(
     ends: str | None = None,
     data: bytes | None = None,
 ) -> Record:
-    return Record.of(
-        seq, draft(type, subject, tenant=tenant, session=session, worker=worker, ends=ends, data=data)
-    )
+    return Record.of(seq, draft(type, subject, tenant=tenant, session=session, worker=worker, ends=ends, data=data))
 
 
 @st.composite
