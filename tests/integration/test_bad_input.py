@@ -216,7 +216,7 @@ class Attacker:
         return problem
 
     async def survived(self, operation: Operation, **request: Any) -> None:
-        """Refused properly, or taken because it was not wrong after all. For a GET, `untouched` looks at what is stored."""
+        """Refused properly, or taken because it was not wrong after all. GETs: see `untouched`."""
         before = None if operation.method == "GET" else await self.stored()
         answer = await self.ask(operation, **request)
         shown = f"{operation} {_show(request)}: {answer.status_code} {_text(answer)}"

@@ -17,7 +17,6 @@ from tests.support.contract import (
     Served,
     events_of,
     finish,
-    metric,
     read_until,
     read_until_live,
     socket,
@@ -126,14 +125,12 @@ async def test_neither_idle_connections_nor_frozen_readers_nor_long_polls_hold_i
         }
         async with (
             lazy_reader(served, f"{RUNS}/{run_id}/stream") as frozen,
-            lazy_reader(served, f"{RUNS}/{run_id}/stream", upgrade),
+            lazy_reader(served, f"{RUNS}/{run_id}/stream", upgrade) as frozen_socket,
             sse(client, f"{RUNS}/{run_id}/stream?after=now") as healthy,
         ):
             await read_until_live(healthy)
-            await frozen.until_type("hello")
-            async with asyncio.timeout(ANSWER_SECONDS):
-                while not await metric(client, "tailrace_readers", transport="websocket"):
-                    pass
+            await frozen.stall(client)
+            await frozen_socket.stall(client)
             polls = [
                 asyncio.create_task(client.get(f"{RUNS}/{run_id}/events?after={last}&wait=60")),
                 asyncio.create_task(client.post(f"{RUNS}/lease", json={"runners": ["none"], "wait_seconds": 60})),
@@ -157,7 +154,7 @@ async def test_while_it_drains_it_is_not_ready_and_takes_no_streams(database_url
             run_id, token = await lease(client)
             await publish(client, run_id, token, 5)
             async with lazy_reader(served, f"{RUNS}/{run_id}/stream") as reader:  # keeps it draining for a while
-                await reader.until_type("hello")
+                await reader.stall(client)
                 ending = asyncio.create_task(end_in_time(server))
                 async with asyncio.timeout(ANSWER_SECONDS):
                     while (ready := await client.get("/ready")).status_code == 200:  # over the same connection

@@ -123,11 +123,17 @@ async def test_requests_that_are_refused_in_a_group_fail_alone(database_url: str
         requests = chance.sample([*good, *bad], 240)
         answers = await at_once(client, database_url, requests)
         log = await log_of(database_url)
+        async with sql(database_url) as database:
+            producers = {row["producer"] for row in await database.fetch("SELECT producer FROM runs.producers")}
+            rows = await database.fetch("SELECT id, last_seq FROM runs.runs")
     wrong = [(r.kind, a.text) for r, a in zip(requests, answers, strict=True) if a.status_code != r.status]
     assert wrong == []
     assert Counter(each.event["node"] for each in log[before:]) == Counter(
         event["node"] for request in good for event in request.body["events"]
     )
+    # nor has a refused one left its mark on the rows
+    assert producers == {request.body["producer"] for request in good}
+    assert {row["id"]: row["last_seq"] for row in rows} == {each.run_id: each.seq for each in log}
 
 
 class Request(Struct, frozen=True):
@@ -157,7 +163,7 @@ def batch(number: int, **more: Any) -> dict[str, Any]:
 
 def refused(chance: random.Random, runs: Sequence[tuple[str, str]], over: str, over_token: str) -> Request:
     """A request that must store nothing."""
-    number = chance.randrange(10**6)
+    number = chance.randrange(10**6, 10**9)
     run_id, token = chance.choice(runs)
     return chance.choice(
         [

@@ -1,8 +1,11 @@
 """Readers that do not read: what they cost, what they lose, and what they are told. DESIGN.md 3 (Lag) and 4.2."""
 
 import asyncio
+import fcntl
 import json
 import socket as sockets
+import sys
+import termios
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -90,6 +93,15 @@ class LazyReader:
             elif isinstance(event, h11.EndOfMessage):
                 return None
         return self._ready.pop(0)
+
+    async def stall(self, client: httpx.AsyncClient) -> None:
+        """Wait until its socket is full: nothing more arrives, however often the service has its turn meanwhile."""
+        before, now = -1, 0
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while now == 0 or now != before:
+                for _ in range(20):
+                    await client.get("/ready")  # asks the database too
+                before, now = now, int.from_bytes(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     async def until_type(self, *names: str) -> list[Frame]:
         """Frames up to and including the first of one of these types, or to the end."""
