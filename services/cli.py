@@ -43,7 +43,7 @@ Tailrace is up: {url}
   Watch all runs          curl -sN {runs}/stream
   Watch one, from start   curl -sN {runs}/<id>/stream
   ... over a WebSocket    .venv/bin/websockets {socket}/<id>/stream
-  Let a worker do one     .venv/bin/python examples/directory_worker.py --submit .
+  Let a worker do one     .venv/bin/python examples/directory_worker.py --url {url} --submit .
 
 Ctrl-C ends it; the data stays in .tailrace/.
 """

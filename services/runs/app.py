@@ -71,11 +71,11 @@ class RunsService:
         await self.channel.close()
 
     async def checks(self) -> Mapping[str, str]:
-        dead = [*self.channel.failures(), *self._housekeeping.dead(), *self._retention.dead()]
+        failing = [*self.channel.failures(), *self._housekeeping.failing(), *self._retention.failing()]
         return {
             "database": await self._database_check(),
             "listen": "ok" if self._log.listening else "news come by polling until the connection is back",
-            "tasks": f"ended unexpectedly: {', '.join(dead)}" if dead else "ok",
+            "tasks": f"not working: {', '.join(failing)}" if failing else "ok",
         }
 
     async def _database_check(self) -> str:

@@ -1,7 +1,7 @@
 """What the handlers of the runs service work with."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from services.runs.store import RunStore
 from services.runs.subscriptions import Subscriptions
 from shared.channel.channel import Channel
 from shared.channel.start import Start
+from shared.channel.tasks import end
 from shared.edge.streams import Streams
 from shared.protocol.filter import Filter
 
@@ -44,19 +45,26 @@ class Backend:
                     return
 
     async def lease(
-        self, tenant: str, runners: Sequence[str], worker: str, wait_seconds: float
+        self, tenant: str, runners: Sequence[str], worker: str, *, wait_seconds: float, left: Awaitable[object]
     ) -> tuple[Run, str, Lease] | None:
-        """Lease the oldest queued run; wait for one up to `wait_seconds`, or until this process shuts down."""
+        """Lease the oldest queued run; wait for one up to `wait_seconds`, until this process shuts down, or until the
+        worker has `left`: one that is gone must not get a run.
+        """
         loop = asyncio.get_running_loop()
+        leaving = asyncio.ensure_future(left)
         deadline = loop.time() + wait_seconds
-        while True:
-            run_id = await self.store.oldest_queued(self.store.pool, tenant, runners)
-            if run_id is not None:
-                leased = await self.lifecycle.lease(run_id, worker)
-                if leased is not None:
-                    return leased
-                continue  # somebody was faster; there may be another
-            left = deadline - loop.time()
-            if left <= 0 or self.streams.draining:
-                return None
-            await self.bell.wait(min(left, LOOK_SECONDS))
+        try:
+            while not self.streams.draining and not leaving.done():
+                run_id = await self.store.oldest_queued(self.store.pool, tenant, runners)
+                if run_id is not None and not leaving.done():
+                    leased = await self.lifecycle.lease(run_id, worker)
+                    if leased is not None:
+                        return leased
+                    continue  # somebody was faster; there may be another
+                seconds = min(deadline - loop.time(), LOOK_SECONDS)
+                if seconds <= 0:
+                    break
+                await self.streams.first_of(self.bell.wait(seconds), asyncio.shield(leaving), seconds=seconds)
+            return None
+        finally:
+            await end(leaving)

@@ -1,11 +1,16 @@
 """The runs service's part of the event schema."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
 
 from services.runs.agent_events import AGENT_TYPES, WORKER_PREFIX, AgentEvent
 from shared.protocol.schema import Delivery, Event, Schema
 
 MAX_SNIPPET_CHARACTERS = 200
+
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # what JavaScript can hold
+WorkerId = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 RunStatus = Literal["queued", "running", "waiting_input", "cancelling", "completed", "failed", "cancelled", "timed_out"]
 TERMINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})
@@ -40,15 +45,15 @@ class NodeUpdate(RunEvent, frozen=True, kw_only=True, omit_defaults=True, tag="n
 
     node: str
     agent: str | None = None
-    worker_id: str | None = None
-    iteration: int | None = None
+    worker_id: WorkerId | None = None
+    iteration: Count | None = None
     phase: str | None = None
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    elapsed_ms: int | None = None
+    tokens_in: Count | None = None
+    tokens_out: Count | None = None
+    elapsed_ms: Count | None = None
     model: str | None = None
     estimated: bool = False  # the token counts are a guess: the model's provider gave none
-    attempt: int | None = None
+    attempt: Count | None = None
     snippet: str | None = None
 
 
@@ -58,7 +63,7 @@ class Error(RunEvent, frozen=True, kw_only=True, omit_defaults=True, tag="error"
     fatal: bool
     code: str
     message: str
-    attempt: int | None = None
+    attempt: Count | None = None
     node: str | None = None
 
 

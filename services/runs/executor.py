@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from services.runs.lifecycle import Batch, Finish, Lease, Lifecycle
 from services.runs.model import Run
 from services.runs.runners import Runner
 from shared.channel.log import LogUnavailable
+from shared.channel.tasks import end
 from shared.edge.problems import Problem
 
 log = logging.getLogger("tailrace.runs")
@@ -37,13 +39,12 @@ class Executor:
         self._capacity = capacity
         self._on_free = on_free
         self._reserved = 0
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._stopping: set[str] = set()  # runs that were asked to stop
+        self._works: dict[asyncio.Task[None], _Work] = {}
         self._closing = False
 
     def reserve(self) -> bool:
         """Take a place for a run about to start; False when there is none. `start` or `release` gives it on."""
-        if self._closing or len(self._tasks) + self._reserved >= self._capacity:
+        if self._closing or len(self._works) + self._reserved >= self._capacity:
             return False
         self._reserved += 1
         return True
@@ -55,48 +56,34 @@ class Executor:
     def start(self, run: Run, lease: Lease) -> None:
         """Work on a leased run, on a place reserved before."""
         self._reserved -= 1
-        task = asyncio.create_task(self._work(run, lease), name=f"run {run.id}")
-        self._tasks[run.id] = task
-        task.add_done_callback(lambda _: self._left(run.id))
+        work = _Work(self._lifecycle, run, lease)
+        work.task = asyncio.create_task(work.run(self.runners[run.runner]), name=f"run {run.id}")
+        self._works[work.task] = work
+        work.task.add_done_callback(self._left)
 
     def cancel(self, run_id: str) -> None:
         """Stop working on a run that is to be cancelled; harmless for one that is not here."""
-        task = self._tasks.get(run_id)
-        if task is not None and run_id not in self._stopping:
-            self._stopping.add(run_id)
-            task.cancel()
+        for work in self._works.values():
+            if work.run_id == run_id:
+                work.stop(Stop.CANCEL)
 
     async def close(self) -> None:
         """Stop working and give the leases back."""
         self._closing = True
-        tasks = tuple(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end(*self._works)
 
-    def _left(self, run_id: str) -> None:
-        self._tasks.pop(run_id, None)
-        self._stopping.discard(run_id)
+    def _left(self, task: asyncio.Task[None]) -> None:
+        del self._works[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("work on a run broke off", exc_info=error)
         self._on_free()
 
-    async def _work(self, run: Run, lease: Lease) -> None:
-        work = _Work(self._lifecycle, run, lease)
-        renewing = asyncio.create_task(work.keep_lease(lambda: self.cancel(run.id)), name=f"lease {run.id}")
-        try:
-            finish = await work.outcome(self.runners[run.runner])
-        except asyncio.CancelledError:
-            if run.id not in self._stopping:
-                await work.give_back()
-                raise
-            finish = Finish(status="cancelled")
-        except Problem as problem:  # its events were refused: somebody else has the run now
-            log.warning("a run was taken away", extra={"run": run.id, "why": problem.detail})
-            return
-        finally:
-            renewing.cancel()
-        self._stopping.add(run.id)  # it has come to its end by itself: a cancel now must not take back its last word
-        await work.finish(finish)
+
+class Stop(Enum):
+    """Why work on a run is broken off."""
+
+    CANCEL = "cancel"
+    LEASE_LOST = "lease_lost"
 
 
 def storable(text: str, limit: int) -> str:
@@ -108,7 +95,9 @@ def storable(text: str, limit: int) -> str:
 
 
 class _Work:
-    """One attempt at one run."""
+    """One attempt at one run, under one lease."""
+
+    task: asyncio.Task[None]
 
     def __init__(self, lifecycle: Lifecycle, run: Run, lease: Lease) -> None:
         self._lifecycle = lifecycle
@@ -118,6 +107,38 @@ class _Work:
         self._producer = f"{PRODUCER}/{run.attempt}/{lease.token[:8]}"
         self._producer_seq = 0
         self._one_at_a_time = asyncio.Lock()
+        self._stop: Stop | None = None
+        self._finishing = False
+
+    @property
+    def run_id(self) -> str:
+        return self._run.id
+
+    def stop(self, why: Stop) -> None:
+        """Break off; harmless when that was asked before, or when the runner has come to its end already."""
+        if self._stop is None and not self._finishing:
+            self._stop = why
+            self.task.cancel()
+
+    async def run(self, runner: Runner) -> None:
+        """Run it to its end, and say how it ended."""
+        renewing = asyncio.create_task(self._keep_lease(), name=f"lease {self._run.id}")
+        try:
+            finish = await self.outcome(runner)
+            self._finishing = True
+        except asyncio.CancelledError:
+            if self._stop is None:
+                await self._give_back()
+                raise
+            self.task.uncancel()
+            finish = Finish(status="cancelled")
+        except Problem as problem:  # its events were refused: somebody else has the run now
+            log.warning("a run was taken away", extra={"run": self._run.id, "why": problem.detail})
+            return
+        finally:
+            renewing.cancel()
+        if self._stop is not Stop.LEASE_LOST:
+            await self._finish(finish)
 
     async def outcome(self, runner: Runner) -> Finish:
         """Run it to its end. What it raises becomes its failure, with the text."""
@@ -151,8 +172,8 @@ class _Work:
             batch = Batch([SCHEMA.built(event)], self._producer, self._producer_seq)
             await self._patiently(lambda: self._lifecycle.append(run.tenant, run.id, self._lease.token, batch))
 
-    async def keep_lease(self, stop: Callable[[], None]) -> None:
-        """Renew until cancelled; `stop` is called when the run is to stop."""
+    async def _keep_lease(self) -> None:
+        """Renew until cancelled, or until the run is to stop."""
         while True:
             await asyncio.sleep(self._lifecycle.lease_seconds / 3)
             try:
@@ -161,19 +182,19 @@ class _Work:
                 continue  # the next append or renewal tells whether it is lost
             except Problem as problem:
                 log.warning("a lease was lost", extra={"run": self._run.id, "why": problem.detail})
-                stop()
+                self.stop(Stop.LEASE_LOST)
                 return
             if cancel:
-                stop()
+                self.stop(Stop.CANCEL)
 
-    async def finish(self, finish: Finish) -> None:
+    async def _finish(self, finish: Finish) -> None:
         run = self._run
         try:
             await self._patiently(lambda: self._lifecycle.finish(run.tenant, run.id, self._lease.token, finish))
         except Problem as problem:
             log.warning("a run was not this process's to finish", extra={"run": run.id, "why": problem.detail})
 
-    async def give_back(self) -> None:
+    async def _give_back(self) -> None:
         try:
             await self._lifecycle.give_back(self._run.tenant, self._run.id, self._lease.token)
         except (Problem, LogUnavailable) as error:

@@ -7,10 +7,12 @@ from contextlib import aclosing
 from msgspec import json
 
 from services.runs.executor import Executor
-from services.runs.lifecycle import Lifecycle
+from services.runs.lifecycle import Lease, Lifecycle
+from services.runs.model import Run
 from services.runs.store import RunStore
 from shared.channel.channel import Channel
 from shared.channel.log import HistoryTrimmed, LogUnavailable
+from shared.channel.tasks import Keeper
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor
 
@@ -53,21 +55,18 @@ class Housekeeping:
         self._lifecycle = lifecycle
         self._executor = executor
         self._bell = bell
-        self._tasks: list[asyncio.Task[None]] = []
+        self._keeper = Keeper()
 
     def start(self) -> None:
         for name, work in (("statuses", self._hear), ("queue", self._take), ("sweeper", self._sweep)):
-            self._tasks.append(asyncio.create_task(work(), name=name))
+            self._keeper.keep(name, work)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._keeper.close()
 
-    def dead(self) -> list[str]:
-        """The names of tasks that ended by themselves."""
-        return [task.get_name() for task in self._tasks if task.done()]
+    def failing(self) -> list[str]:
+        """The names of tasks that do not work now."""
+        return self._keeper.failing()
 
     async def _hear(self) -> None:
         """Other processes' news, by the log itself: a run was queued, or is to stop."""
@@ -109,7 +108,7 @@ class Housekeeping:
         try:
             run_id = await self._store.oldest_queued(self._store.pool, None, tuple(self._executor.runners))
             if run_id is not None:
-                leased = await self._lifecycle.lease(run_id, self._executor.name)
+                leased = await self._lease(run_id)
         finally:
             if leased is None:
                 self._executor.release()
@@ -117,12 +116,31 @@ class Housekeeping:
             self._executor.start(leased[0], leased[2])
         return run_id is not None
 
+    async def _lease(self, run_id: str) -> tuple[Run, str, Lease] | None:
+        """Lease it; a shutdown in the middle waits for the answer, and gives the run back."""
+        leasing = asyncio.ensure_future(self._lifecycle.lease(run_id, self._executor.name))
+        try:
+            return await asyncio.shield(leasing)
+        except asyncio.CancelledError:
+            leased = await leasing
+            if leased is not None:
+                await self._lifecycle.give_back(leased[0].tenant, run_id, leased[2].token)
+            raise
+
     async def _sweep(self) -> None:
         """Every replica sweeps; the check inside the change makes one of them act."""
         while True:
             await asyncio.sleep(min(1.0, self._lifecycle.lease_seconds / 10))
             try:
                 for run_id in await self._store.overdue(self._store.pool):
-                    await self._lifecycle.sweep(run_id)
+                    await self._sweep_one(run_id)
             except LogUnavailable as error:
                 log.warning("sweeping waits for the database", extra={"error": str(error)})
+
+    async def _sweep_one(self, run_id: str) -> None:
+        try:
+            await self._lifecycle.sweep(run_id)
+        except LogUnavailable:
+            raise
+        except Exception as error:
+            log.error("a run could not be swept", exc_info=error, extra={"run": run_id})

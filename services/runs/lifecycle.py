@@ -192,7 +192,7 @@ class Lifecycle:
             run, drafts = await self._save(tx, run, events, now)
             return Outcome((stored, None if first is None else first + len(batch.events), run), drafts)
 
-        done = await self._channel.execute(change)
+        done = await self._channel.execute(change, size=1_000 * len(batch.events))
         stored, next_seq, run = done.value
         return Appended(stored, f"{done.last.epoch}-{run.last_seq}", next_seq, run.should_stop)
 
@@ -358,7 +358,7 @@ LOST_LEASE = "This lease is not held any more: the run belongs to another attemp
 
 def _check_lease(run: Run, token: str, now: datetime) -> None:
     """Raise Forbidden for a lease that is another's or has expired, Conflict for a run that has ended."""
-    if run.lease_token is None or not secrets.compare_digest(run.lease_token, token):
+    if run.lease_token is None or not secrets.compare_digest(run.lease_token.encode(), token.encode()):
         raise Forbidden(LOST_LEASE)
     if run.is_over:
         raise Conflict(f"The run has ended already: it is {run.status}.", run_status=run.status)
@@ -388,6 +388,7 @@ def _fresh(run_id: str, new: NewRun, now: datetime) -> Run:
         started_at=None,
         finished_at=None,
         last_activity_at=now,
+        first_seq=0,
         last_seq=0,
         lease_token=None,
         lease_worker=None,
@@ -421,6 +422,7 @@ def _told(next_seq: int, run: Run, events: Sequence[Built], now: datetime) -> tu
     run = structs.replace(
         run,
         summary=summarise(run.summary, [built.event for built in events], run.attempt),
+        first_seq=run.first_seq or next_seq,
         last_seq=next_seq + len(drafts) - 1,
         last_activity_at=now,
     )

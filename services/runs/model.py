@@ -48,6 +48,7 @@ class Run(Struct, frozen=True, kw_only=True):
     started_at: datetime | None
     finished_at: datetime | None
     last_activity_at: datetime
+    first_seq: int
     last_seq: int
     lease_token: str | None
     lease_worker: str | None

@@ -34,6 +34,7 @@ STEPS = (
         started_at timestamptz,
         finished_at timestamptz,
         last_activity_at timestamptz NOT NULL,
+        first_seq bigint NOT NULL,
         last_seq bigint NOT NULL,
         lease_token text,
         lease_worker text,

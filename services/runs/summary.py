@@ -9,6 +9,8 @@ from shared.protocol.schema import Event
 
 QUIET_NODES = frozenset({"supervisor", "system", "finish"})  # they speak of the work, not of its result
 RATE_WEIGHT = 0.3
+MAX_TOKENS = 2**53 - 1  # what JavaScript can hold
+MAX_WORKERS = 1_000  # whose counters are kept apart; those of more are not counted
 SHORTEST_INTERVAL_SECONDS = 0.1
 
 
@@ -34,11 +36,11 @@ class Summary(Struct, frozen=True):
 
     @property
     def tokens_in(self) -> int:
-        return sum(c.tokens_in + c.before_in for c in self.counters.values())
+        return min(MAX_TOKENS, sum(c.tokens_in + c.before_in for c in self.counters.values()))
 
     @property
     def tokens_out(self) -> int:
-        return sum(c.tokens_out + c.before_out for c in self.counters.values())
+        return min(MAX_TOKENS, sum(c.tokens_out + c.before_out for c in self.counters.values()))
 
 
 def summarise(summary: Summary, events: Iterable[Event], attempt: int = 1) -> Summary:
@@ -53,6 +55,8 @@ def summarise(summary: Summary, events: Iterable[Event], attempt: int = 1) -> Su
 
 def _node(summary: Summary, event: NodeUpdate, attempt: int) -> Summary:
     worker = event.worker_id or ""
+    if worker not in summary.counters and len(summary.counters) >= MAX_WORKERS:
+        return summary
     counters = {**summary.counters, worker: _count(summary.counters.get(worker, Counters()), event, attempt)}
     summary = structs.replace(summary, counters=counters)
     if event.snippet:

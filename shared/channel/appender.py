@@ -1,6 +1,7 @@
 """Group commit: what was published while the previous transaction was in flight goes into the next one."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,18 @@ from shared.channel.log import (
     EventTooLarge,
     LogUnavailable,
 )
+from shared.channel.tasks import end
+from shared.protocol.errors import InvalidEvent
 from shared.protocol.record import Record
+
+log = logging.getLogger("tailrace.channel")
 
 T = TypeVar("T")
 
 MAX_GROUP_COMMANDS = 256  # a group is one transaction: bounded so that one caller's burst delays nobody for long
 MAX_QUEUE_BYTES = 64 * 1024 * 1024
 MAX_QUEUE_COMMANDS = 20_000
+CLOSE_SECONDS = 1.5
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +38,7 @@ class _Waiting:
 
 
 class Appender:
-    """The one writer of a process. `on_commit` gets each group's records, in order, before its publishers go on."""
+    """The one writer of a process. `on_commit` gets each command's records, in order, before its publisher goes on."""
 
     def __init__(self, log: EventLog, on_commit: Callable[[str, Sequence[Record]], None]) -> None:
         self._log = log
@@ -46,12 +52,20 @@ class Appender:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="appender")
 
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended though nobody closed it."""
+        return self._task is not None and self._task.done() and not self._closing
+
     async def close(self) -> None:
-        """Commit what was accepted, then stop. Later publishing raises LogUnavailable."""
+        """Commit what was accepted, then stop; what cannot be committed in time fails, and so does what comes later."""
         self._closing = True
         self._wake.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
+            await end(self._task)
+        for waiting in self._queue:
+            _refuse(waiting)
 
     async def append(self, command: Command[T]) -> Committed[T]:
         """Resolve when the command's transaction has committed.
@@ -72,15 +86,15 @@ class Appender:
 
     async def _run(self) -> None:
         while True:
-            if not self._queue:
-                if self._closing:
-                    return
+            if self._queue:
+                group = self._take()
+                if group:
+                    await self._commit(group)
+            elif self._closing:
+                return
+            else:
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            group = self._take()
-            if group:
-                await self._commit(group)
 
     def _take(self) -> list[_Waiting]:
         """The next group. A command whose publisher has gone away before its turn is left out."""
@@ -98,30 +112,44 @@ class Appender:
         results: Sequence[Committed[Any] | Exception]
         try:
             results = await self._log.append([waiting.command for waiting in group])
+        except asyncio.CancelledError:
+            for waiting in group:
+                _refuse(waiting)
+            raise
         except Exception as error:  # noqa: BLE001  whatever it was, its publishers hear of it and the appender lives on
             results = [error] * len(group)
-        records: list[Record] = []
-        epoch = ""
-        for result in results:
+        # a group that took too long leaves the rest of it to the next one
+        for waiting in reversed(group[len(results) :]):
+            self._queue.appendleft(waiting)
+            self._queued_bytes += waiting.size
+        for waiting, result in zip(group, results, strict=False):
             if isinstance(result, Committed):
-                records.extend(result.records)
-                epoch = result.last.epoch
-        if records:
-            self._on_commit(epoch, records)
-        for waiting, result in zip(group, results, strict=True):
-            if waiting.done.done():
-                continue
-            if isinstance(result, Exception):
+                self._tell(result)
+                if not waiting.done.done():
+                    waiting.done.set_result(result)
+            elif not waiting.done.done():
                 waiting.done.set_exception(result)
-            else:
-                waiting.done.set_result(result)
+
+    def _tell(self, committed: Committed[Any]) -> None:
+        try:
+            if committed.records:
+                self._on_commit(committed.last.epoch, committed.records)
+        except Exception as error:
+            log.error("committed events could not be passed on", exc_info=error)
+
+
+def _refuse(waiting: _Waiting) -> None:
+    if not waiting.done.done():
+        waiting.done.set_exception(LogUnavailable("the database did not answer before the shutdown"))
 
 
 def check_size(command: Command[Any]) -> int:
-    """The command's bytes. Raise EventTooLarge."""
-    total = 0
+    """The command's bytes. Raise EventTooLarge, InvalidEvent."""
+    total = command.size
     for draft in command.drafts:
         total += len(draft.data)
+        if "\0" in f"{draft.tenant}{draft.subject}{draft.session}{draft.worker}{draft.type}":
+            raise InvalidEvent("no name in an event may hold a NUL character")
         if len(draft.data) > MAX_EVENT_BYTES:
             raise EventTooLarge(
                 f"a {draft.type} event has {len(draft.data)} bytes; at most {MAX_EVENT_BYTES} are taken"

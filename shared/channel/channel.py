@@ -9,11 +9,13 @@ from typing import TypeVar
 from msgspec import Struct
 
 from shared.channel.appender import Appender
+from shared.channel.batch import Batch, batches
 from shared.channel.fanout import FanOut
 from shared.channel.log import Change, Command, Committed, EventLog, HistoryTrimmed, LogUnavailable, Page
 from shared.channel.reader import Reader
 from shared.channel.start import Start
 from shared.channel.tails import Tails
+from shared.channel.tasks import Keeper, end
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor, LogState, Position, why_reset
 from shared.protocol.record import DELETED, Draft, Record
@@ -25,6 +27,7 @@ T = TypeVar("T")
 
 EVERYTHING = Filter(tenant=None)
 FEED_PAGE_EVENTS = 2_000
+SMALL_CHANGE_BYTES = 1_024
 
 
 class ChannelLimits(Struct, frozen=True):
@@ -34,7 +37,7 @@ class ChannelLimits(Struct, frozen=True):
     lag_budget_bytes: int = 1024 * 1024
     batch_bytes: int = 48 * 1024  # under the 64 KiB at which uvicorn's transports say "wait"
     page_events: int = 500
-    page_bytes: int = 1024 * 1024
+    page_bytes: int = 512 * 1024
 
 
 class Channel:
@@ -48,13 +51,15 @@ class Channel:
         self.limits = limits or ChannelLimits()
         self.state = LogState(epoch="", head=0, oldest=1)
         self.tails = Tails(self.limits.tail_bytes)
-        self.fanout = FanOut()
+        self._keeper = Keeper()
+        self.fanout = FanOut(self._keeper)
         self.readers: set[Reader] = set()
         self._log = event_log
         self._appender = Appender(event_log, self._committed)
-        self._news: asyncio.Task[None] | None = None
-        self._pages: dict[tuple[Filter, int], asyncio.Task[Page]] = {}
-        self._asking: asyncio.Task[LogState] | None = None
+        self._pages: dict[tuple[Filter, int], asyncio.Task[tuple[Batch, ...]]] = {}
+        self._next_question: asyncio.Task[LogState] | None = None
+        self._asking = asyncio.Lock()
+        self._epochs = 0  # how many have been seen: what was asked in one must not be believed in the next
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -63,22 +68,18 @@ class Channel:
         self.state = await self._log.start()
         self._appender.start()
         self.fanout.start()
-        self._news = asyncio.create_task(self._hear(), name="news")
+        self._keeper.keep("news", self._hear)
 
     async def close(self) -> None:
         """Commit what was accepted, then stop. Readers must have been ended before."""
         await self._appender.close()
-        for task in (self._news, *self._pages.values(), self._asking):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        await self.fanout.close()
+        await end(*self._pages.values(), self._next_question)
+        await self._keeper.close()
         await self._log.close()
 
     def failures(self) -> list[str]:
-        """What of this channel has died and will not come back: for `/ready`. Empty when all is well."""
-        dead = [] if self._news is None or not self._news.done() else ["news"]
-        return dead + (["fan-out"] if self.fanout.dead else [])
+        """What of this channel does not work now: for `/ready`. Empty when all is well."""
+        return self._keeper.failing() + (["appender"] if self._appender.dead else [])
 
     # ── publish ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,34 +88,48 @@ class Channel:
         command: Command[None] = Command(drafts)
         return await self._appender.append(command)
 
-    async def execute(self, change: Change[T]) -> Committed[T]:
+    async def execute(self, change: Change[T], *, size: int = SMALL_CHANGE_BYTES) -> Committed[T]:
         """Change state rows and append the events that tell of it, together or not at all.
 
-        Raise whatever the change raised to refuse, EventTooLarge, or LogUnavailable.
+        `size` is about how many bytes the change holds on to while it waits its turn. Raise whatever the change raised
+        to refuse, EventTooLarge, or LogUnavailable.
         """
-        return await self._appender.append(Command(change=change))
+        return await self._appender.append(Command(change=change, size=size))
 
     # ── follow ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def resolve(self, requested: Position | Anchor) -> Start:
-        """Where a reader that asks for `requested` starts, and whether it must be reset. Raise LogUnavailable."""
-        if requested is Anchor.NOW or requested == Position(self.state.epoch, self.state.head):
+    async def resolve(self, requested: Position | Anchor, *, ask: bool = False) -> Start:
+        """Where a reader that asks for `requested` starts, and whether it must be reset. Raise LogUnavailable.
+
+        `ask`: what this process knows of the head is not enough.
+        """
+        known = requested is Anchor.NOW or requested == Position(self.state.epoch, self.state.head)
+        if known and not ask:
             return Start(self.state, self.state.head, resumed=isinstance(requested, Position))
         state = await self.ask()
         if isinstance(requested, Anchor):
-            return Start(state, state.start)
+            return Start(state, state.start if requested is Anchor.START else state.head)
         reason = why_reset(requested, state)
         if reason is not None:
             return Start(state, state.start, reset=reason, requested=str(requested))
         return Start(state, requested.seq, resumed=True)
 
     async def ask(self) -> LogState:
-        """The log's state as the database has it. Readers that ask at the same time share the question."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._log.state(), name="state")
-        state = await asyncio.shield(self._asking)
-        self._learn(state)
-        return state
+        """The log's state as the database has it. Those who ask while a question is under way share the next one: the
+        answer to one that was sent before they came might be older than what they know.
+        """
+        if self._next_question is None:
+            self._next_question = asyncio.create_task(self._ask(), name="state")
+        return await asyncio.shield(self._next_question)
+
+    async def _ask(self) -> LogState:
+        async with self._asking:
+            self._next_question = None  # who comes from here on, comes too late for this one
+            while True:
+                epochs = self._epochs
+                state = await self._log.state()
+                if self._learn(state, epochs):
+                    return state
 
     @asynccontextmanager
     async def reader(
@@ -144,18 +159,28 @@ class Channel:
     async def read(self, filter: Filter, after: int, *, limit: int | None = None) -> Page:
         """One page of the log. Raise HistoryTrimmed, LogUnavailable."""
         limits = self.limits
-        page = await self._log.read(filter, after, limit=limit or limits.page_events, max_bytes=limits.page_bytes)
-        self._learn(page.state)
-        return page
+        while True:
+            epochs = self._epochs
+            page = await self._log.read(filter, after, limit=limit or limits.page_events, max_bytes=limits.page_bytes)
+            if self._learn(page.state, epochs):
+                return page
 
-    async def read_shared(self, filter: Filter, after: int) -> Page:
-        """The same for readers: those at the same place of the same filter share one query."""
+    async def read_shared(self, filter: Filter, after: int) -> tuple[Batch, ...]:
+        """The next page in batches, for readers: those at the same place of the same filter share query and bytes."""
         key = (filter, after)
         task = self._pages.get(key)
-        if task is None:
-            task = self._pages[key] = asyncio.create_task(self.read(filter, after), name="page")
-            task.add_done_callback(lambda _: self._pages.pop(key, None))
+        if task is None or task.done():  # one that is done is from before what may have come since
+            task = self._pages[key] = asyncio.create_task(self._read_batches(filter, after), name="page")
+            task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task)
+
+    def _forget(self, key: tuple[Filter, int], done: "asyncio.Task[tuple[Batch, ...]]") -> None:
+        if self._pages.get(key) is done:
+            del self._pages[key]
+
+    async def _read_batches(self, filter: Filter, after: int) -> tuple[Batch, ...]:
+        page = await self.read(filter, after)
+        return batches(filter, page.state.epoch, after, page, self.limits.batch_bytes)
 
     # ── news ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,7 +194,10 @@ class Channel:
 
     async def _catch_up(self, state: LogState) -> None:
         """Bring the tails up to `state`."""
-        self._learn(state)
+        if state.epoch != self.state.epoch:
+            epochs = self._epochs
+            state = await self._log.state()  # news may be old
+            self._learn(state, epochs)
         while self.state.epoch == state.epoch and self.state.head < state.head:
             if not self.tails:
                 self._advance(state.head)
@@ -185,7 +213,7 @@ class Channel:
             self._feed(page.records, page.scanned_to)
 
     def _committed(self, epoch: str, records: Sequence[Record]) -> None:
-        """This process's own commit: straight to the tails if nothing of another process lies before it."""
+        """One command of this process: straight to the tails if nothing of another process lies before it."""
         if epoch == self.state.epoch and records[0].seq == self.state.head + 1:
             self._feed(records, records[-1].seq)
         # else the news that this commit caused will bring both
@@ -204,14 +232,21 @@ class Channel:
         if head > self.state.head:
             self.state = LogState(self.state.epoch, head, self.state.oldest)
 
-    def _learn(self, state: LogState) -> None:
-        """Take over what a look at the log told, its head excepted: that moves only with the tails."""
+    def _learn(self, state: LogState, epochs: int) -> bool:
+        """Take over what a look at the log told, its head excepted: that moves only with the tails.
+
+        `epochs` is our count when the question was sent. False: the answer is from before a change, and worth nothing.
+        """
+        if epochs != self._epochs and state.epoch != self.state.epoch:
+            return False
         if state.epoch != self.state.epoch:
             log.warning("a new epoch of the log", extra={"old": self.state.epoch, "new": state.epoch})
+            self._epochs += 1
             self.state = state
             self._start_over()
         elif state.oldest > self.state.oldest:
             self.state = LogState(self.state.epoch, self.state.head, state.oldest)
+        return True
 
     def _start_over(self) -> None:
         """The tails are worth nothing any more: every reader is woken to find out where it stands."""

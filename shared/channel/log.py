@@ -71,6 +71,7 @@ class Command(Generic[T]):
 
     drafts: Sequence[Draft] = ()
     change: Change[T] | None = None
+    size: int = 0  # bytes that a change holds on to while it waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ class EventLog(Protocol):
 
     async def append(self, commands: Sequence[Command[Any]]) -> list[Committed[Any] | Exception]:
         """Store a group in one transaction, in order. A command that is refused fails alone: its exception stands in
-        its place. Raise LogUnavailable when the fate of the group is unknown or nothing of it was stored.
+        its place. Fewer results than commands: the rest was not tried, since the transaction took long enough.
+        Raise LogUnavailable when the fate of the group is unknown or nothing of it was stored.
         """
         ...
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from shared.channel.batch import Batch
+from shared.channel.batch import Batch, batch_of, cut
 from shared.channel.log import HistoryTrimmed, LogUnavailable
 from shared.channel.start import Start
-from shared.protocol.control import Gap
 from shared.protocol.filter import Filter
 from shared.protocol.lag import shed
 from shared.protocol.position import MAX_SEQ, ResetReason
@@ -32,6 +32,10 @@ class Listener(Protocol):
 
     def wake(self) -> None:
         """The reader is parked no more: ask it what is next."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """The reader is parked no more: `offer` raised this."""
         ...
 
 
@@ -60,14 +64,21 @@ class Reader:
         self._tail: Tail | None = None
         self._joined = 0  # the head when it came to its tail; lag is counted from there,
         self._read_bytes = 0  # on the scale of the tail's total_bytes
+        self._page: deque[Batch] = deque()  # the rest of a page of the log
+        self._undelivered: Batch | None = None  # offered to a `next` that was cancelled
         self._listener: Listener | None = None
 
     # ── taking ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def behind(self) -> bool:
-        """Whether what comes next must be read from the log."""
-        return self.position < self._attach().floor or (self._history is not None and self.is_history)
+        """Whether what comes next must be read from the log: it is older than the tail, or history that this process
+        has not heard of yet, or shows only in part.
+        """
+        tail, head = self._attach(), self._channel.state.head
+        if self.is_history and (self._history is not None or self.position >= head):
+            return True
+        return bool(self._page) or self.position < tail.floor
 
     @property
     def stale(self) -> bool:
@@ -87,7 +98,7 @@ class Reader:
         return self._tail.total_bytes - self._read_bytes > self._channel.limits.lag_budget_bytes
 
     def peek(self) -> Batch | None:
-        """The next batch of the tail, None when there is none; the position stays."""
+        """The next batch of the tail, None when there is none; the position stays. Only when not `behind`."""
         tail, limits = self._attach(), self._channel.limits
         bound = self.live_from if self.is_history else MAX_SEQ
         records = tail.after(self.position, bound, limits.batch_bytes)
@@ -97,28 +108,40 @@ class Reader:
             return None
         return self._batch(records, upto)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something waits for it that its filter wants, in the tail or evicted from it already."""
+        if self.behind:
+            return True
+        batch = self.peek()
+        return batch is not None and (bool(batch.items) or batch.ends is not None)
+
     def take(self, *, lagging: bool = False) -> Batch | None:
         """The next batch of the tail, None at the head. `lagging`: apply the delivery classes to what is pending."""
         if lagging:
             tail, limits = self._attach(), self._channel.limits
             records = tail.after(self.position, MAX_SEQ, limits.page_bytes)
-            batch = self._shed(records, records[-1].seq) if records else None
+            batch = self._shed(self._batch(records, records[-1].seq)) if records else None
         else:
             batch = self.peek()
         if batch is not None:
             self.advance(batch)
         return batch
 
-    async def read(self, *, lagging: bool = False) -> Batch:
+    async def read(self, lagging: bool = False) -> Batch:
         """The next batch from the log; waits while the log is away. Raise HistoryTrimmed."""
-        shown = self._history if self._history is not None and self.is_history else self.filter
-        page = await patiently(lambda: self._channel.read_shared(shown, self.position))
-        if self.stale or page.state.epoch != self.epoch:
-            return Batch(self.epoch, self.position, self.position, (), size=0)
-        records, upto = page.records, page.scanned_to
-        if self.is_history and upto > self.live_from:
-            records, upto = tuple(r for r in records if r.seq <= self.live_from), self.live_from
-        batch = self._shed(records, upto) if lagging else self._batch(records, upto)
+        if not self._page:
+            shown = self._history if self._history is not None and self.is_history else self.filter
+            batches = await patiently(lambda: self._channel.read_shared(shown, self.position))
+            if self.stale or batches[0].epoch != self.epoch:
+                return Batch(self.epoch, self.position, self.position, ())
+            self._page.extend(batches)
+        batch = self._page.popleft()
+        if self.is_history and batch.upto >= self.live_from:
+            self._page.clear()  # what comes after is live, and in the tail
+            batch = cut(batch, self.live_from)
+        if lagging:
+            batch = self._shed(batch)
         self.advance(batch)
         return batch
 
@@ -133,6 +156,9 @@ class Reader:
         while True:
             if self.stale:
                 raise HistoryTrimmed("the log has begun a new epoch")
+            kept, self._undelivered = self._undelivered, None
+            if kept is not None:
+                return kept
             batch = await self.read() if self.behind else self.take()
             if batch is None:
                 batch = await self._sleep()
@@ -144,6 +170,9 @@ class Reader:
         self.park(sleeper)
         try:
             return await sleeper.woken
+        except asyncio.CancelledError:
+            self._undelivered = sleeper.batch  # offered before the cancellation had its turn: for whoever asks next
+            raise
         finally:
             self.unpark()
 
@@ -180,11 +209,18 @@ class Reader:
             self.unpark()
             listener.wake()
 
+    def fail(self, error: Exception) -> None:
+        """Its owner could not take what it was offered."""
+        listener = self._listener
+        self.unpark()
+        if listener is not None:
+            listener.fail(error)
+
     def disturb(self) -> None:
         """The tails were dropped: wherever this reader waits, it has to look anew."""
         listener = self._listener
-        self.unpark()  # or the fan-out would keep it at the old tail, and deliver over what it has not read yet
-        self._tail = None
+        self.unpark()
+        self._detach()
         if listener is not None:
             listener.wake()
 
@@ -213,6 +249,8 @@ class Reader:
         return self._tail
 
     def _detach(self) -> None:
+        self._page.clear()
+        self._undelivered = None
         if self._tail is not None:
             self._channel.tails.close(self._tail)
             self._tail = None
@@ -220,17 +258,12 @@ class Reader:
     # ── batches ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _batch(self, records: Sequence[Record], upto: int) -> Batch:
-        return self._make(records, [r for r in records if r.ends is None or self.filter.shows(r)], upto)
+        return batch_of(self.filter, self.epoch, self.position, records, upto)
 
-    def _shed(self, records: Sequence[Record], upto: int) -> Batch:
-        shown = [r for r in records if r.ends is None or self.filter.shows(r)]
-        return self._make(records, shed(shown, self._channel.schema), upto)
-
-    def _make(self, records: Sequence[Record], items: Sequence[Record | Gap], upto: int) -> Batch:
-        ends = None
-        if self.filter.ends_with_subject:
-            ends = next((r.ends for r in records if r.ends is not None), None)
-        return Batch(self.epoch, self.position, upto, items, size=sum(r.size for r in records), ends=ends)
+    def _shed(self, batch: Batch) -> Batch:
+        """What of a batch a reader that lags is still sent."""
+        items = shed([item for item in batch.items if isinstance(item, Record)], self._channel.schema)
+        return Batch(batch.epoch, batch.after, batch.upto, items, size=batch.size, end=batch.end)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
@@ -249,11 +282,18 @@ class _Sleeper:
 
     def __init__(self) -> None:
         self.woken: asyncio.Future[Batch | None] = asyncio.get_running_loop().create_future()
+        self.batch: Batch | None = None
 
     def offer(self, batch: Batch) -> bool:
-        self.woken.set_result(batch)
+        self.batch = batch
+        if not self.woken.done():  # its task may have been cancelled and not have had its turn yet
+            self.woken.set_result(batch)
         return False
 
     def wake(self) -> None:
         if not self.woken.done():
             self.woken.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.woken.done():
+            self.woken.set_exception(error)

@@ -5,6 +5,7 @@ import logging
 from typing import Protocol
 
 from shared.channel.log import LogUnavailable
+from shared.channel.tasks import Keeper
 from shared.protocol.position import LogState
 
 log = logging.getLogger("tailrace.channel")
@@ -23,19 +24,17 @@ class Retention:
         self._log = event_log
         self._max_age = max_age_seconds or None
         self._max_events = max_events or None
-        self._task: asyncio.Task[None] | None = None
+        self._keeper = Keeper()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="retention")
+        self._keeper.keep("retention", self._run)
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._keeper.close()
 
-    def dead(self) -> list[str]:
-        """Its name when it ended by itself."""
-        return ["retention"] if self._task is not None and self._task.done() else []
+    def failing(self) -> list[str]:
+        """Its name when it does not work now."""
+        return self._keeper.failing()
 
     async def _run(self) -> None:
         while True:

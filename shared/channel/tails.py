@@ -83,7 +83,7 @@ _EVERYTHING = ""
 def _addresses(filter: Filter) -> tuple[str, ...]:
     """Where a filter's tail is looked for: under its subjects, else its session, else with those that see all."""
     if filter.subjects is not None:
-        return filter.subjects
+        return tuple(dict.fromkeys(filter.subjects))
     return (_EVERYTHING,) if filter.session is None else (_session_address(filter.session),)
 
 

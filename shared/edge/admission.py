@@ -17,6 +17,7 @@ from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor, LogState, Position, ResetReason, parse_after
 from shared.protocol.schema import Schema
 
+LISTS = ("run", "types")  # parameters that may be repeated
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
@@ -51,6 +52,9 @@ class Subscription:
         if isinstance(self.requested, Malformed):
             state = await self.channel.ask()
             start = Start(state, state.start, reset=ResetReason.UNKNOWN_POSITION, requested=self.requested.text)
+        elif self.ended is not None:
+            # its end may be newer than what this process has heard: the database knows
+            start = await self.channel.resolve(self._from_arrival(), ask=True)
         elif self.requested is Anchor.NOW:
             start = Start(self.arrived, self.arrived.head)
         else:
@@ -58,6 +62,12 @@ class Subscription:
         if start.reset is not None and self.on_reset == "error":
             raise gone(start)
         return start
+
+    def _from_arrival(self) -> Position | Anchor:
+        if self.requested is Anchor.NOW:
+            return Position(self.arrived.epoch, self.arrived.head)
+        assert not isinstance(self.requested, Malformed)
+        return self.requested
 
     async def has_nothing_more(self) -> bool:
         """Whether the subject has ended and nothing that the filter shows lies after the position: then 204."""
@@ -215,8 +225,19 @@ def number(connection: Connection, name: str, default: float, lowest: float, hig
     return value
 
 
+def whole_number(connection: Connection, name: str, default: int, lowest: int, highest: int) -> int:
+    """A whole number within bounds. Raise BadInput."""
+    value = float(number(connection, name, default, lowest, highest))  # an int has is_integer from Python 3.12 on
+    if not value.is_integer():
+        raise BadInput(f"{name} is {value:g}; give a whole number from {lowest} to {highest}")
+    return int(value)
+
+
 def check_parameters(connection: Connection, allowed: Sequence[str]) -> None:
     """Raise BadInput for a parameter that is not known here, and for one given twice that is not a list."""
+    for name in allowed:
+        if name not in LISTS and len(connection.query_params.getall(name, [])) > 1:
+            raise BadInput(f"{name} is given more than once")
     strange = sorted(set(connection.query_params) - set(allowed))
     if strange:
         raise BadInput(f"there is no parameter {', '.join(map(repr, strange))} here; allowed: {', '.join(allowed)}")

@@ -5,14 +5,16 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException, WebSocketException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
 import shared
 from shared.edge.admission import check_parameters
-from shared.edge.problems import WrongMedia, handle
+from shared.edge.problems import BadInput, WrongMedia, handle
 from shared.edge.settings import Settings
 
 # every query parameter of the product, once; handlers name those they take in `parameters=`
@@ -47,6 +49,7 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options:
             version=shared.__version__,
             path=f"/api/v1/{name}/schema",
             use_handler_docstrings=True,
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],  # the others load scripts from elsewhere
         ),
         **options,
     )
@@ -55,7 +58,13 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options:
 
 
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    check_parameters(connection, handler.opt.get("parameters", ()))
+    try:
+        check_parameters(connection, handler.opt.get("parameters", ()))
+    except BadInput as error:
+        if connection.scope["type"] != ScopeType.WEBSOCKET:
+            raise
+        # Litestar's word for a refused upgrade, which the front turns into the status
+        raise WebSocketException(detail=error.detail, code=4000 + error.status) from None
 
 
 def _check_media_type(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

@@ -7,6 +7,7 @@ a bare loop of `socket.send`: ASGI `send` driven by hand 1.65 (SSE) and 2.56 (We
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,6 +18,8 @@ KEY = "tailrace.connection"
 
 class StreamConnection(Protocol):
     """What a stream may do with the connection it answers on, once its response has started."""
+
+    on_lost: Callable[[], object] | None  # called when the connection is lost; SSE only
 
     @property
     def is_open(self) -> bool:
@@ -36,6 +39,11 @@ class StreamConnection(Protocol):
         """Wait until the buffer is below the mark, or the connection is lost."""
         ...
 
+    @property
+    def pending_bytes(self) -> int:
+        """What is in the buffer still."""
+        ...
+
     def abort(self) -> None:
         """Close without sending what is left in the buffer."""
         ...
@@ -44,9 +52,17 @@ class StreamConnection(Protocol):
 class StreamingHttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol; the response must be chunked, as one without a length is."""
 
+    on_lost: Callable[[], object] | None = None
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"][KEY] = self
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells only a connection's newest request, and behind a stream another may have been pipelined."""
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     @property
     def is_open(self) -> bool:
@@ -62,12 +78,18 @@ class StreamingHttpProtocol(HttpToolsProtocol):
     async def drain(self) -> None:
         await self.flow.drain()
 
+    @property
+    def pending_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
     def abort(self) -> None:
         self.transport.abort()
 
 
 class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol; no extension may be negotiated, so that a frame is the same for all."""
+
+    on_lost: Callable[[], object] | None = None
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
@@ -87,6 +109,10 @@ class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def drain(self) -> None:
         await self.writable.wait()
+
+    @property
+    def pending_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
         self.transport.abort()
@@ -122,6 +148,12 @@ async def wait_writable(connection: StreamConnection, seconds: float) -> float:
         return 0.0
     loop = asyncio.get_running_loop()
     since = loop.time()
-    async with asyncio.timeout(seconds):
-        await connection.drain()
-    return loop.time() - since
+    while True:
+        before = connection.pending_bytes
+        try:
+            async with asyncio.timeout(seconds):
+                await connection.drain()
+            return loop.time() - since
+        except TimeoutError:
+            if connection.pending_bytes >= before:
+                raise

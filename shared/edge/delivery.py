@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import shared
 from shared.channel.batch import Batch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # the registry holds deliveries, and they use its settings an
     from shared.edge.streams import Streams
 
 log = logging.getLogger("tailrace.stream")
+
+T = TypeVar("T")
 
 STALL_SECONDS = 0.05  # a write that waited longer than this means that the socket, not this loop, is slow
 SERVER = f"tailrace/{shared.__version__}"
@@ -59,6 +61,7 @@ class Delivery:
         self._reader: Reader | None = None
         self._pump: asyncio.Task[None] | None = None
         self._live = False
+        self._asks_the_log = False
         self._closing = False
         self._finished = False
         self._stalled = False
@@ -85,10 +88,14 @@ class Delivery:
 
     def finish(self, reason: EndReason) -> None:
         """End the stream for `reason`: the client is told as soon as its socket takes it."""
-        if self.end is None and not self._finished:
-            self.end = reason
-            if self._reader is not None:
-                self._reader.rouse()
+        if self.end is not None or self._finished:
+            return
+        self.end = reason
+        if self._asks_the_log and self._pump is not None:
+            self._pump.cancel()  # that may take long, and nothing is half written
+            self._start_pump(None)
+        elif self._reader is not None:
+            self._reader.rouse()
 
     @property
     def transport(self) -> str:
@@ -129,21 +136,26 @@ class Delivery:
             self._start_pump(None)
 
     def beat(self, now: float) -> None:
-        """Say "still here", or how far the log has been seen when the filter hid what was new. Only while parked."""
+        """Say "still here", or how far the log has been seen when the filter hid what was new."""
         reader = self._reader
-        if reader is None or not reader.parked:
+        if reader is None or not (reader.parked or self._asks_the_log) or not self._connection.is_writable:
             return
-        channel, payload = self.subscription.channel, self._sink.heartbeat()
-        head = max(reader.position, channel.state.head)
-        if head > self.sent_seq or payload is None:
-            self.sent_seq = reader.position = head
-            payload = self._sink.format.control(f"{reader.epoch}-{head}", Bookmark())
+        if reader.parked:
+            if reader.has_news:
+                return  # the fan-out is about to come to it: a bookmark would jump over what it brings
+            reader.position = max(reader.position, self.subscription.channel.state.head)
+        payload = self._sink.heartbeat()
+        if payload is None or (reader.parked and reader.position > self.sent_seq):
+            if reader.parked:
+                self.sent_seq = reader.position
+            payload = self._sink.format.control(f"{reader.epoch}-{self.sent_seq}", Bookmark())
         self.last_write = now
-        if self._connection.is_writable:
-            self._connection.write(self._sink.wire(payload))
-        else:
-            reader.unpark()
-            self._start_pump(partial(self._write, self._sink.wire(payload)))
+        self._connection.write(self._sink.wire(payload))
+
+    def fail(self, error: Exception) -> None:
+        """What it was offered could not be sent."""
+        log.error("a stream failed", exc_info=error)
+        self._connection.abort()
 
     # ── the pump ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,7 +180,7 @@ class Delivery:
 
     async def _begin(self) -> None:
         subscription = self.subscription
-        start = await patiently(subscription.start)
+        start = await self._ask(patiently, subscription.start)
         self._reader = Reader(
             subscription.channel,
             subscription.filter,
@@ -184,9 +196,9 @@ class Delivery:
 
     async def _drain(self) -> bool:
         """Send all there is. True: parked at the head. False: the stream is to end."""
-        reader = self._reader
-        assert reader is not None
         while self.end is None:
+            reader = self._reader
+            assert reader is not None
             if not self._live and not reader.is_history:
                 self._live = True
                 await self._control(reader.position, Live(replayed=self.events_sent))
@@ -198,7 +210,7 @@ class Delivery:
                 continue
             lagging = self._stalled and reader.over_budget
             try:
-                batch = await reader.read(lagging=lagging) if reader.behind else reader.take(lagging=lagging)
+                batch = await self._ask(reader.read, lagging) if reader.behind else reader.take(lagging=lagging)
             except HistoryTrimmed:
                 await self._start_over()
                 continue
@@ -207,7 +219,16 @@ class Delivery:
                 reader.park(self)  # in the same step as the take: nothing can come between them
                 return True
             await self._deliver(batch)
+            await asyncio.sleep(0)  # a fast socket and a long history would keep everybody else waiting
         return False
+
+    async def _ask(self, question: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Ask the log. Meanwhile nothing is being written, so heartbeats and an end may go out."""
+        self._asks_the_log = True
+        try:
+            return await question(*args)
+        finally:
+            self._asks_the_log = False
 
     async def _deliver(self, batch: Batch) -> None:
         if batch.items:
@@ -222,7 +243,7 @@ class Delivery:
 
     async def _start_over(self) -> None:
         assert self._reader is not None
-        start = await self._reader.restart()
+        start = await self._ask(self._reader.restart)
         self._streams.count_start(start)
         await self._control(start.after, start.reset_frame())
 
@@ -238,7 +259,8 @@ class Delivery:
         await self._write(self._sink.wire(self._sink.format.control(last_id, frame)))
         message = self._sink.farewell(reason)
         if message is not None:
-            await self._say(message)
+            async with asyncio.timeout(self._streams.settings.slow_reader_seconds):
+                await self._say(message)
 
     # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,7 +1,7 @@
 """The polling edge: the same frames as JSON or ndjson, at once or after a wait."""
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from litestar import Response
@@ -10,14 +10,17 @@ from litestar.response import Stream
 from shared.channel.channel import Channel
 from shared.channel.log import HistoryTrimmed, Page
 from shared.channel.start import Start
-from shared.edge.admission import Connection, Subscription, number
+from shared.edge.admission import Connection, Subscription, number, whole_number
+from shared.edge.problems import BadInput
+from shared.edge.streams import Streams
 from shared.protocol.control import Bookmark
 from shared.protocol.formats import NdjsonFormat, json_frame
 from shared.protocol.position import MAX_SEQ, Position
-from shared.protocol.record import Record
+from shared.protocol.record import OVERHEAD_BYTES, Record
 
 NDJSON = "application/x-ndjson"
 MAX_LIMIT = 1_000
+DEFAULT_LIMIT = 100
 MAX_WAIT_SECONDS = 60.0
 MAX_PAGES = 20  # what one answer looks at when its filter hides nearly all; `next` says how far it came
 _lines = NdjsonFormat()
@@ -29,73 +32,99 @@ class Poll:
 
     limit: int | None
     wait_seconds: float
-    until: int = MAX_SEQ
+    until: Position | None = None
     ndjson: bool = False
+
+    @property
+    def last_seq(self) -> int:
+        return MAX_SEQ if self.until is None else self.until.seq
 
 
 def poll_of(connection: Connection) -> Poll:
     """From a request's parameters and Accept header. Raise BadInput, MalformedPosition."""
-    limit = int(number(connection, "limit", 0, 1, MAX_LIMIT)) if "limit" in connection.query_params else None
+    limit = whole_number(connection, "limit", 0, 1, MAX_LIMIT) if "limit" in connection.query_params else None
     wait = number(connection, "wait", 0, 0, MAX_WAIT_SECONDS)
     until = connection.query_params.get("until")
-    last = MAX_SEQ if until is None else Position.parse(until).seq
+    last = None if until is None else Position.parse(until)
     return Poll(limit, wait, last, ndjson=NDJSON in connection.headers.get("accept", ""))
 
 
-async def answer(subscription: Subscription, poll: Poll) -> Response[bytes] | Stream:
+async def answer(subscription: Subscription, poll: Poll, streams: Streams) -> Response[bytes] | Stream:
     """The events after the position. Raise Gone, LogUnavailable."""
     start = await subscription.start()
+    if poll.until is not None and poll.until.epoch != start.state.epoch:
+        raise BadInput(f"until is of another epoch; the log's is {start.state.epoch} now")
     if poll.wait_seconds:
-        await _wait(subscription, start, poll.wait_seconds)
+        await _wait(subscription, start, poll.wait_seconds, streams)
     if poll.ndjson:
         return Stream(_stream(subscription, start, poll), media_type=NDJSON, headers={"x-accel-buffering": "no"})
     return Response(await _page(subscription, start, poll), media_type="application/json")
 
 
 async def _page(subscription: Subscription, start: Start, poll: Poll) -> bytes:
-    records, scanned_to, head = await _collect(subscription, start, poll)
+    found = await _collect(subscription, start, poll)
     epoch = start.state.epoch
-    frames = [json_frame(f"{epoch}-{record.seq}", record.data) for record in records]
+    frames = [json_frame(f"{epoch}-{record.seq}", record.data) for record in found.records]
     if start.reset is not None:
         frames.insert(0, _lines.control(f"{epoch}-{start.after}", start.reset_frame()).rstrip())
-    ended = subscription.ended if scanned_to >= head else None
     return b'{"data":[%b],"head":"%b","next":"%b","ended":%b}' % (
         b",".join(frames),
-        f"{epoch}-{head}".encode(),
-        f"{epoch}-{scanned_to}".encode(),
-        b"null" if ended is None else b'"%b"' % ended.encode(),
+        f"{epoch}-{found.head}".encode(),
+        f"{epoch}-{found.scanned_to}".encode(),
+        b"null" if found.ended is None else b'"%b"' % found.ended.encode(),
     )
 
 
-async def _collect(subscription: Subscription, start: Start, poll: Poll) -> tuple[list[Record], int, int]:
-    """Up to `limit` shown events, how far was scanned for them, and the head."""
-    after = start.after
-    limit = poll.limit or 100
-    records: list[Record] = []
+@dataclass(slots=True)
+class _Found:
+    """Shown events, how far was scanned for them, the head, and the subject's terminal status once that was reached."""
+
+    records: list[Record]
+    scanned_to: int
+    head: int
+    ended: str | None = None
+
+
+async def _collect(subscription: Subscription, start: Start, poll: Poll) -> _Found:
+    end, limit = subscription.ended, poll.limit or _usual_limit(subscription.channel, poll)
+    found = _Found([], start.after, start.state.head)
     for _ in range(MAX_PAGES):
-        page = await _read(subscription, start, after, limit - len(records))
-        for record in page.records:
-            if record.seq > poll.until:
-                return records, poll.until, page.state.head
-            records.append(record)
-        after = page.scanned_to
-        if len(records) >= limit or after >= min(page.state.head, poll.until):
+        page = await _read(subscription, start, found.scanned_to, limit - len(found.records))
+        if page.state.epoch != start.state.epoch:
+            raise HistoryTrimmed("the log has begun a new epoch")
+        wanted = [record for record in page.records if record.seq <= poll.last_seq]
+        found.records += [record for record in wanted if subscription.filter.shows(record)]
+        if subscription.filter.ends_with_subject:
+            end = next((record.ends for record in wanted if record.ends is not None), end)
+        found.head = max(page.state.head, page.scanned_to)
+        found.scanned_to = max(start.after, min(page.scanned_to, poll.last_seq))
+        if len(found.records) >= limit or page.scanned_to >= min(page.state.head, poll.last_seq):
             break
-    return records, min(after, poll.until), max(page.state.head, after)
+    found.ended = end if found.scanned_to >= found.head else None
+    return found
+
+
+def _usual_limit(channel: Channel, poll: Poll) -> int:
+    """What an answer holds when the request names no limit; up to a position: as much as one gap can stand for, so that
+    its backfill is one request.
+    """
+    return DEFAULT_LIMIT if poll.until is None else channel.limits.page_bytes // OVERHEAD_BYTES + 1
 
 
 async def _stream(subscription: Subscription, start: Start, poll: Poll) -> AsyncIterator[bytes]:
     """Lines up to the head as it was at the start, page by page: no snapshot is held open meanwhile."""
     channel, epoch = subscription.channel, start.state.epoch
-    after, head, left = start.after, min((await channel.ask()).head, poll.until), poll.limit or MAX_SEQ
+    after, head, left = start.after, min((await channel.ask()).head, poll.last_seq), poll.limit or MAX_SEQ
     if start.reset is not None:
         yield _lines.control(f"{epoch}-{after}", start.reset_frame())
     while after < head and left > 0:
         try:
             page = await _read(subscription, start, after, min(left, channel.limits.page_events))
-        except HistoryTrimmed:  # its events go while it reads: it is told, and asks again from its last position
+        except HistoryTrimmed:  # its events go while it reads: it asks again from its last position, and is told
             break
-        records = [r for r in page.records if r.seq <= head]
+        if page.state.epoch != epoch or page.scanned_to <= after:
+            break
+        records = [r for r in page.records if r.seq <= head and subscription.filter.shows(r)]
         if records:
             yield _lines.records(epoch, records)
         left -= len(records)
@@ -109,19 +138,15 @@ async def _read(subscription: Subscription, start: Start, after: int, limit: int
     shown = history if history is not None and after < there else subscription.filter
     page = await subscription.channel.read(shown, after, limit=limit)
     upto = page.scanned_to if shown is subscription.filter else min(page.scanned_to, there)
-    return Page(tuple(r for r in page.records if r.seq <= upto and shown.shows(r)), upto, page.state)
+    return Page(tuple(r for r in page.records if r.seq <= upto and shown.wants(r)), upto, page.state)
 
 
-async def _wait(subscription: Subscription, start: Start, seconds: float) -> None:
+async def _wait(subscription: Subscription, start: Start, seconds: float, streams: Streams) -> None:
     """Until something lies after the position, at most `seconds`; at once when nothing more can come."""
     if subscription.ended is not None or start.reset is not None:
         return
-    channel: Channel = subscription.channel
-    try:
-        async with (
-            asyncio.timeout(seconds),
-            channel.reader(subscription.filter, start, lossless=True, history=subscription.history) as reader,
-        ):
-            await reader.next()
-    except (TimeoutError, HistoryTrimmed):
-        return
+    async with subscription.channel.reader(
+        subscription.filter, start, lossless=True, history=subscription.history
+    ) as reader:
+        with suppress(HistoryTrimmed):
+            await streams.first_of(reader.next(), seconds=seconds)

@@ -139,6 +139,8 @@ def _as_problem(error: Exception) -> Problem | None:
         return Gone(str(error), reason="history_trimmed")
     if isinstance(error, EventTooLarge):
         return TooLarge(str(error))
+    if isinstance(error, RecursionError):
+        return BadInput("the body is nested too deeply")
     if isinstance(error, ProtocolError | msgspec.ValidationError | msgspec.DecodeError):
         return BadInput(str(error))
     return None

@@ -1,5 +1,7 @@
 """A service as its process sees it, and the front that puts one or several of them behind one port."""
 
+import asyncio
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,6 +16,14 @@ from shared.edge.websocket import refuse
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
+# Litestar closes with 4500 for whatever its router refuses, and says only this
+_UNROUTED = {
+    "Not Found": (404, "There is nothing at this URL."),
+    "Bad Request": (400, "This URL takes no WebSocket: send a plain HTTP request."),
+}
+log = logging.getLogger("tailrace.edge")
+
+STOP_SECONDS = 2.0  # of the 5 in which a process must have left; the streams took up to 2.5
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,80}")
 
 
@@ -61,14 +71,16 @@ class Front:
         send = _with_request_id(send, request_id.encode())
         if scope["type"] == "websocket":
             send = _with_problem_refusals(send, request_id)
-        await self._route(scope["path"])(scope, receive, send)
+        await self._route(scope)(scope, receive, send)
 
-    def _route(self, path: str) -> Asgi:
-        if path in ("/health", "/metrics", "/ready"):
-            return {"/health": self._health, "/metrics": _metrics, "/ready": self._ready}[path]
-        for service in self._services:
-            if path == f"/api/v1/{service.name}/ready":
-                return self._ready
+    def _route(self, scope: Any) -> Asgi:
+        path = scope["path"]
+        if scope["type"] == "http":
+            if path in ("/health", "/metrics", "/ready"):
+                return {"/health": self._health, "/metrics": _metrics, "/ready": self._ready}[path]
+            for service in self._services:
+                if path == f"/api/v1/{service.name}/ready":
+                    return self._ready
         for prefix, asgi in self._routes:
             if path == prefix or path.startswith(prefix + "/"):
                 return asgi
@@ -81,6 +93,8 @@ class Front:
 
     async def _ready(self, scope: Any, receive: Any, send: Any) -> None:
         checks = {} if not self.streams.draining else {"draining": "this process is shutting down"}
+        if self.streams.failing():
+            checks["streams"] = f"not working: {', '.join(self.streams.failing())}"
         for service in self._services:
             for name, state in (await service.checks()).items():
                 checks[f"{service.name}.{name}"] = state
@@ -109,7 +123,11 @@ class Front:
 
     async def _stop(self, services: Sequence[Service]) -> None:
         for service in reversed(services):
-            await service.stop()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await service.stop()
+            except TimeoutError:
+                log.error("a service did not stop in time", extra={"service": service.name})
         await self.streams.close()
 
 
@@ -161,9 +179,11 @@ def _with_problem_refusals(send: Any, request_id: str) -> Any:
         if accepted:
             await send(message)
             return
-        status = message.get("code", 4403) - 4000
+        status, reason = message.get("code", 4403) - 4000, message.get("reason") or "The upgrade is refused."
         if not 400 <= status < 600:
             status = 403
-        await refuse(send, http_document(status, message.get("reason") or "The upgrade is refused.", {}, request_id))
+        if status == 500:
+            status, reason = _UNROUTED.get(reason, (status, reason))
+        await refuse(send, http_document(status, reason, {}, request_id))
 
     return refusing

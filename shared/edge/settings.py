@@ -27,14 +27,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_seconds: Annotated[float, Meta(ge=0.05, le=300)] = 15.0
     slow_reader_seconds: Annotated[float, Meta(ge=0.05, le=600)] = 30.0
     retry_milliseconds: Annotated[int, Meta(ge=10, le=600_000)] = 2_000
-    stream_max_seconds: Annotated[float, Meta(ge=0)] = 0.0
+    stream_max_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     streams_per_process: Annotated[int, Meta(ge=1)] = 20_000
     streams_per_tenant: Annotated[int, Meta(ge=1)] = 10_000
     tail_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
     lag_budget_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024
     body_bytes: Annotated[int, Meta(ge=1024)] = 2 * 1024 * 1024
-    retention_events: Annotated[int, Meta(ge=0)] = 10_000_000
-    retention_hours: Annotated[float, Meta(ge=0)] = 24.0 * 30
+    retention_events: Annotated[int, Meta(ge=0, le=10**15)] = 10_000_000
+    retention_hours: Annotated[float, Meta(ge=0, le=1_000_000)] = 24.0 * 30
     lease_seconds: Annotated[float, Meta(ge=0.2, le=3600)] = 30.0
     runs_inline_capacity: Annotated[int, Meta(ge=0, le=10_000)] = 32
     openai_base_url: str = ""

@@ -2,6 +2,8 @@
 work as for any other handler, and the stream has the connection to itself.
 """
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 from litestar import Request, Response
@@ -36,6 +38,9 @@ class EventStream(Response[None]):
             return Response(None, status_code=204, media_type="text/event-stream")
         if subscription.on_reset == "error":
             await subscription.start()
+            subscription = replace(
+                subscription, on_reset="reset"
+            )  # from here on there is no status left to say it with
         return cls(subscription, streams)
 
 
@@ -49,12 +54,15 @@ class _Answer:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         sink, connection = SseSink(self._subscription.primary), connection_of(scope)
         await send({"type": "http.response.start", "status": 200, "headers": list(sse.HEADERS)})
+        if not connection.is_open:
+            return
+        over = asyncio.Event()  # the client has left, or the last byte is out
+        connection.on_lost = over.set
         connection.write(sink.wire(sse.opening(self._streams.jittered_retry())))
-        delivery = Delivery(self._subscription, sink, connection, self._streams, say=send)
+        delivery = Delivery(self._subscription, sink, connection, self._streams, say=send, on_end=over.set)
         delivery.open()
         try:
-            message = {"type": "http.request"}
-            while message["type"] == "http.request":  # the end of the request's body, then nothing but its departure
-                message = await receive()
+            await over.wait()
         finally:
+            connection.on_lost = None
             await delivery.close()

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable
 
 from shared.channel.start import Start
+from shared.channel.tasks import Keeper, end
 from shared.edge import metrics
 from shared.edge.delivery import Delivery, jitter
 from shared.edge.problems import Away, Busy
@@ -22,21 +24,27 @@ class Streams:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.draining = False
+        self.stopping = asyncio.Event()
         self._deliveries: dict[Delivery, None] = {}
         self._per_tenant: Counter[str | None] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._ticker: asyncio.Task[None] | None = None
+        self._keeper = Keeper()
 
     def start(self) -> None:
-        if self._ticker is None:
-            self._ticker = asyncio.create_task(self._tick(), name="heartbeats")
+        self._keeper.keep("heartbeats", self._tick)
 
     async def close(self) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.wait([self._ticker])
+        await self._keeper.close()
+
+    @property
+    def draining(self) -> bool:
+        """Whether this process is shutting down."""
+        return self.stopping.is_set()
+
+    def failing(self) -> list[str]:
+        """What does not work now."""
+        return self._keeper.failing()
 
     def __len__(self) -> int:
         return len(self._deliveries)
@@ -56,6 +64,8 @@ class Streams:
         self._per_tenant[delivery.subscription.filter.tenant] += 1
         self._empty.clear()
         metrics.READERS.labels(delivery.transport).inc()
+        if self.draining:  # it was admitted just before
+            delivery.finish(EndReason.SERVER_SHUTDOWN)
 
     def remove(self, delivery: Delivery) -> None:
         """Harmless when it was removed before. A stream's end is logged here, once."""
@@ -82,7 +92,7 @@ class Streams:
 
     async def drain(self) -> None:
         """End every stream with `server_shutdown`; wait until those that can be told have been."""
-        self.draining = True
+        self.stopping.set()
         for delivery in tuple(self._deliveries):
             delivery.finish(EndReason.SERVER_SHUTDOWN)
         try:
@@ -92,6 +102,18 @@ class Streams:
             log.warning("some streams could not be told of the shutdown", extra={"streams": len(self._deliveries)})
             for delivery in tuple(self._deliveries):
                 delivery.cut()
+
+    async def first_of(self, work: Awaitable[object], *others: Awaitable[object], seconds: float) -> bool:
+        """Wait for `work`; False when one of `others`, the time, or a shutdown came first. Then it is cancelled."""
+        working = asyncio.ensure_future(work)
+        tasks = [working, *(asyncio.ensure_future(other) for other in (*others, self.stopping.wait()))]
+        try:
+            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            return working.done()
+        finally:
+            await end(*tasks)
 
     def jittered_retry(self) -> int:
         """Milliseconds after which a client should come back."""

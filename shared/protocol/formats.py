@@ -1,5 +1,6 @@
 """Formats: how each transport writes the same frames. Equal formats at the same position share the same bytes."""
 
+import json
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -90,7 +91,15 @@ class MessagePackFormat(Struct, frozen=True):
 
 
 def _repack(message: bytes) -> bytes:
-    return msgspec.msgpack.encode(msgspec.json.decode(message))
+    try:
+        return msgspec.msgpack.encode(msgspec.json.decode(message))
+    except (OverflowError, msgspec.DecodeError):  # JSON knows no largest number
+        return msgspec.msgpack.encode(json.loads(message, parse_int=_integer))
+
+
+def _integer(digits: str) -> object:
+    """Beyond 64 bits as the text of the digits: rather that than a wrong number."""
+    return int(digits) if len(digits) < 20 else digits
 
 
 class NdjsonFormat(Struct, frozen=True):

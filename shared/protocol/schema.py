@@ -1,5 +1,6 @@
 """The event schema: msgspec Structs, the delivery class of each type, and reading what is newer than we are."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -55,6 +56,7 @@ class Built(Struct, frozen=True):
     data: bytes
 
 
+MAX_PATTERNS, MAX_PATTERN, MAX_STARS = 64, 100, 3  # a regular expression of many stars takes for ever to fail
 _RESERVED = frozenset({"type", "tenant", "ts"})
 _GLOB = re.compile(r"[a-z0-9_.*]+", re.ASCII)
 _FAMILY_MEMBER = re.compile(r"[a-z0-9_.]{1,100}", re.ASCII)
@@ -90,8 +92,8 @@ class Schema:
         """Read an event; one of a type or shape we do not know becomes an UnknownEvent. Never raises for an object."""
         try:
             event: Event = self._decoder.decode(data)
-        except msgspec.ValidationError:
-            fields: dict[str, Any] = msgspec.json.decode(data)
+        except msgspec.DecodeError:
+            fields = _read(data)
             return UnknownEvent(type=str(fields.get("type", "")), fields=fields)
         return event
 
@@ -106,15 +108,20 @@ class Schema:
             found = next((event for prefix, event in self._families.items() if name.startswith(prefix)), None)
         return found
 
-    def latest_key(self, record: Record) -> tuple[str, str | None]:
+    def latest_key(self, record: Record) -> tuple[str, str, str]:
         """Two LATEST records with the same key: the newer one replaces the older."""
         event = self._lookup(record.type)
-        field = "subject" if event is None else event.latest_key
-        return record.type, record.subject + "\0" + (record.worker or "") if field == "worker" else record.subject
+        by_worker = event is not None and event.latest_key == "worker"
+        key = f"{record.subject}\0{record.worker}" if by_worker else record.subject
+        return record.type, record.tenant, key
 
     def select(self, patterns: Iterable[str]) -> tuple[str, ...]:
         """Check `types` patterns; return them sorted. Raise UnknownTypes naming those that match no type."""
         chosen = sorted(set(patterns))
+        if len(chosen) > MAX_PATTERNS or any(len(p) > MAX_PATTERN or p.count("*") > MAX_STARS for p in chosen):
+            raise UnknownTypes(
+                f"types takes up to {MAX_PATTERNS} patterns, each up to {MAX_PATTERN} characters and {MAX_STARS} stars"
+            )
         wrong = [pattern for pattern in chosen if not self._names_something(pattern)]
         if wrong:
             raise UnknownTypes(
@@ -176,8 +183,16 @@ class Schema:
         }
 
 
+def _read(data: bytes) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = msgspec.json.decode(data)
+    except msgspec.DecodeError:  # a number beyond any that msgspec takes
+        fields = json.loads(data)
+    return fields
+
+
 def _tag(event: type[Event]) -> str:
     tag = event.__struct_config__.tag
-    if not isinstance(tag, str):
+    if not isinstance(tag, str) or tag == event.__name__:  # msgspec's default
         raise TypeError(f"{event.__name__} names no type: declare it with tag='…'")
     return tag

@@ -13,6 +13,7 @@ HEADERS = (
 )
 HEARTBEAT = b":\n"  # no blank line after it: some clients turn that into an empty event
 
+MAX_RETRY_DIGITS = 10  # nobody waits longer than four months
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -92,7 +93,7 @@ class SseDecoder:
             self._data.append(value)
         elif name == "id" and "\0" not in value:
             self._id = value
-        elif name == "retry" and value.isascii() and value.isdigit():
+        elif name == "retry" and len(value) <= MAX_RETRY_DIGITS and value.isascii() and value.isdigit():
             self.retry = int(value)
 
     def _dispatch(self) -> SseMessage | None:

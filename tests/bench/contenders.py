@@ -1,16 +1,17 @@
 """What the harness can measure: servers that differ inside and are treated alike outside.
 
 A contender is started as a process of its own, on 127.0.0.1, on a port that it chooses and prints as
-`http://127.0.0.1:PORT`. It must then accept readers (`subscribe`) and publish (`publish`) over HTTP/1.1.
+`http://127.0.0.1:PORT`. Once `set_up` has prepared it, it must accept readers (`subscribe`) and publish (`publish`)
+over HTTP/1.1.
 """
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from re import Pattern
 from typing import Final
 
-from tests.bench import event
+from tests.bench import event, tailrace
 
 SSE_SUBSCRIBE: Final = b"GET /stream HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
 WEBSOCKET_SUBSCRIBE: Final = (
@@ -34,7 +35,9 @@ class Contender:
     `subscribe` is a reader's whole request, `publish(first, count)` a whole request that publishes that many
     events together; its response needs a Content-Length. `ready` must be among the bytes a reader gets before
     it can count on live events. `marker` occurs exactly once per event and nowhere else; `number` finds an
-    event's number. `durable` asks for the latency from publish to receipt as well.
+    event's number. `durable`: it keeps events in a database of its own, named to it in TAILRACE_DATABASE_URL, and the
+    latency from publish to receipt is measured as well. `set_up(contender, port)` is called when the server answers and
+    returns the contender with what only then can be known, such as the requests.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Contender:
     number: Pattern[bytes] = event.NUMBER
     env: Mapping[str, str] = field(default_factory=dict)
     durable: bool = False
+    set_up: Callable[["Contender", int], "Contender"] | None = None
 
 
 def module(name: str, *args: str) -> tuple[str, ...]:
@@ -58,6 +62,15 @@ LITESTAR: Final = Contender("litestar queue per reader", module("litestar_server
 BARE: Final = Contender("bare loop of sends", module("bare_server"))
 BASELINES: Final = (LITESTAR, BARE)
 
-#: Tailrace itself, over SSE and over WebSocket. To be filled in: see `Contender`.
-TAILRACE_SSE: Final[Contender | None] = None
-TAILRACE_WEBSOCKET: Final[Contender | None] = None
+#: Tailrace itself: the command that runs in production, every publish a checked change of the run's row.
+TAILRACE_SSE: Final = Contender(
+    "tailrace SSE",
+    (sys.executable, "-m", "services.cli", "serve", "runs"),
+    ready=b'"type":"live"',
+    env={"TAILRACE_PORT": "0", "TAILRACE_LOG_LEVEL": "warning", "TAILRACE_LEASE_SECONDS": "3600"},
+    durable=True,
+    set_up=tailrace.lease_run,
+)
+TAILRACE_WEBSOCKET: Final = replace(
+    TAILRACE_SSE, name="tailrace WebSocket", subscribe=WEBSOCKET_SUBSCRIBE, websocket=True
+)

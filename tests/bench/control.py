@@ -14,9 +14,17 @@ class Control:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def request(self, request: bytes) -> None:
-        """Send a request and wait for its 2xx answer; anything else raises."""
+    def request(self, request: bytes) -> bytes:
+        """Send a request and return the body of its 2xx answer; anything else raises."""
+        self.send(request)
+        return self.receive()
+
+    def send(self, request: bytes) -> None:
+        """Send a request whose answer `receive` takes."""
         self._socket.sendall(request)
+
+    def receive(self) -> bytes:
+        """Wait for the answer to the last request and return the body of a 2xx one; anything else raises."""
         answer = b""
         while not _is_complete(answer):
             data = self._socket.recv(65536)
@@ -25,6 +33,7 @@ class Control:
             answer += data
         if not answer.startswith(b"HTTP/1.1 2"):
             raise RuntimeError(f"a publish was refused: {answer!r}")
+        return answer.partition(b"\r\n\r\n")[2]
 
     def close(self) -> None:
         """Close the connection."""

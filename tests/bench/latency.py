@@ -41,6 +41,7 @@ class Latency:
 def measure_latency(contender: Contender, count: int) -> Latency:
     """Start the contender with one reader and publish `count` events one by one."""
     with ServerProcess(contender) as server, socket.create_connection(("127.0.0.1", server.port)) as reader:
+        contender = server.contender
         reader.settimeout(_TIMEOUT)
         reader.sendall(contender.subscribe)
         head = b""

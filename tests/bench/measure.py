@@ -24,10 +24,16 @@ class Plan:
     rounds: int
     publishes: tuple[tuple[int, int], ...]
     latencies: int
+    ingest_seconds: float
+    frozen: tuple[int, int]  # pairs of rounds without and with a frozen reader, and publishes in each
 
 
-FULL: Final = Plan(readers=1_000, rounds=15, publishes=((1, 30), (10, 8), (100, 2)), latencies=2_000)
-QUICK: Final = Plan(readers=1_000, rounds=4, publishes=((1, 20), (10, 4), (100, 1)), latencies=500)
+FULL: Final = Plan(
+    readers=1_000, rounds=15, publishes=((1, 30), (10, 8), (100, 2)), latencies=2_000, ingest_seconds=6, frozen=(7, 40)
+)
+QUICK: Final = Plan(
+    readers=1_000, rounds=4, publishes=((1, 20), (10, 4), (100, 1)), latencies=500, ingest_seconds=2, frozen=(2, 15)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ def start(contender: Contender, readers: int) -> Bench:
         before, first = server.resident_bytes(), len(crowd)
         crowd.connect(readers - first)
         kilobytes = (server.resident_bytes() - before) / (readers - first) / 1024
-        return Bench(contender, server, crowd, Control(server.port), kilobytes)
+        return Bench(server.contender, server, crowd, Control(server.port), kilobytes)
     except BaseException:
         server.stop()
         raise

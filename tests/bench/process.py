@@ -18,7 +18,7 @@ _STOP_SECONDS: Final = 10.0
 
 
 class ServerProcess:
-    """A running contender. Only the process itself is measured; a database that it starts is not."""
+    """A running contender, set up. Only the process itself is measured; a database that it starts is not."""
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
@@ -28,6 +28,8 @@ class ServerProcess:
         )
         try:
             self.port = self._await_port()
+            if contender.set_up is not None:
+                self.contender = contender.set_up(contender, self.port)
         except BaseException:
             self.stop()
             raise

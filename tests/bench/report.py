@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.bench.frozen import Frozen
+from tests.bench.ingest import Ingest
 from tests.bench.latency import Latency
 from tests.bench.measure import Bench
 
@@ -71,6 +73,21 @@ def latency_table(latencies: Mapping[str, Latency]) -> Iterator[str]:
     yield "\nms from publish over HTTP to receipt, 1 reader    p50     p99   (acknowledged p50)"
     for name, latency in latencies.items():
         yield f"  {name:<44}{latency.p50:>7.2f}{latency.p99:>8.2f}{latency.acknowledged_p50:>13.2f}"
+
+
+def service_table(ingest: Ingest, frozen: Frozen) -> Iterator[str]:
+    """Durable ingest, and the price of a frozen reader."""
+    yield "\ndurable ingest through HTTP, batches of 100, 8 workers"
+    yield f"  {ingest.per_core:>8,.0f} events a second of server CPU; {ingest.per_second:,.0f} a second as it was"
+    yield "\nms from publish to receipt, p99 over 1,000 readers that take bursts of 10 at once, per round"
+    for title, rounds in (("alone", frozen.without), ("beside a frozen reader", frozen.with_one)):
+        yield f"  {title:<24}" + "".join(f"{value:>8.1f}" for value in rounds)
+
+
+def service_verdicts(ingest: Ingest, frozen: Frozen) -> Iterator[Verdict]:
+    """The bars of ingest and of the frozen reader. The first is turned over: less is better everywhere else."""
+    yield Verdict("durable ingest, server CPU per event", 1e6 / ingest.per_core, 50, " us")
+    yield Verdict("p99 beside a frozen reader", frozen.ratio, 1.1, "x")
 
 
 def sse_verdicts(own: Bench, litestar: Bench, bare: Bench) -> Iterator[Verdict]:

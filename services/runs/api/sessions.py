@@ -91,7 +91,7 @@ async def _stream(request: AnyRequest, subscription: Subscription) -> Response[A
 
 
 async def _poll(request: AnyRequest, subscription: Subscription) -> Response[Any]:
-    return await answer(subscription, poll_of(request))
+    return await answer(subscription, poll_of(request), backend_of(request).streams)
 
 
 async def _serve(socket: AnyWebSocket, subscribe: Callable[[], Subscription]) -> None:

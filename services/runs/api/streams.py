@@ -38,8 +38,9 @@ async def stream_run_socket(socket: AnyWebSocket, run_id: FromPath[str]) -> None
 @get(f"{BASE}/{{run_id:str}}/events", parameters=POLL_PARAMETERS)
 async def poll_run(request: AnyRequest, run_id: FromPath[str]) -> Response[Any]:
     """The run's events after a position, as JSON or ndjson."""
-    subscription = await backend_of(request).subscriptions.run(request, run_id, polling=True)
-    return await answer(subscription, poll_of(request))
+    backend = backend_of(request)
+    subscription = await backend.subscriptions.run(request, run_id, polling=True)
+    return await answer(subscription, poll_of(request), backend.streams)
 
 
 @get(f"{BASE}/stream", parameters=("run", *STREAM_PARAMETERS))
@@ -59,7 +60,9 @@ async def stream_runs_socket(socket: AnyWebSocket) -> None:
 @get(f"{BASE}/events", parameters=("run", *POLL_PARAMETERS))
 async def poll_runs(request: AnyRequest) -> Response[Any]:
     """Events of several runs, or of all, after a position."""
-    return await answer(await backend_of(request).subscriptions.feed(request, polling=True), poll_of(request))
+    backend = backend_of(request)
+    subscription = await backend.subscriptions.feed(request, polling=True)
+    return await answer(subscription, poll_of(request), backend.streams)
 
 
 @websocket(f"{BASE}/ws")

@@ -18,11 +18,19 @@ from shared.edge.problems import Forbidden
 async def lease_run(request: AnyRequest, data: LeaseRequest) -> Response[LeaseGiven | None]:
     """Take the oldest queued run of one of these runners, under a lease; 204 when there is none in time."""
     tenant = principal_of(request).tenant
-    leased = await backend_of(request).lease(tenant, data.runners, data.worker, data.wait_seconds)
+    leased = await backend_of(request).lease(
+        tenant, data.runners, data.worker, wait_seconds=data.wait_seconds, left=_left(request)
+    )
     if leased is None:
         return Response(None, status_code=204)
     run, epoch, lease = leased
     return Response(LeaseGiven(view(run, epoch), lease, cancel=run.should_stop))
+
+
+async def _left(request: AnyRequest) -> None:
+    """Returns when the client has gone; the body has been read already."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @post(f"{BASE}/{{run_id:str}}/lease/renew", status_code=200)

@@ -13,7 +13,7 @@ from shared.channel.log import LogUnavailable
 
 Session: TypeAlias = "Connection[Record] | PoolConnectionProxy[Record]"
 
-COMMAND_TIMEOUT_SECONDS = 8.0
+COMMAND_TIMEOUT_SECONDS = 6.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 # A frozen replica must not hold the counter row: its session is ended after IDLE_IN_TRANSACTION, which is shorter than
@@ -24,6 +24,9 @@ IDLE_IN_TRANSACTION = "2s"
 UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # "cannot switch to state 12; another operation (2) is in progress": the connection was lost between the two halves
+    # of a prepared statement. So says asyncpg 0.32, now and then, when the postmaster is killed.
+    asyncpg.InternalClientError,
     asyncpg.CannotConnectNowError,
     asyncpg.OperatorInterventionError,  # shutdown, crash, and cancelled queries
     asyncpg.InsufficientResourcesError,  # too many connections, disk full
@@ -31,6 +34,8 @@ UNAVAILABLE = (
     asyncpg.DeadlockDetectedError,
     asyncpg.InternalServerError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.UndefinedTableError,  # in the middle of a restore
+    asyncpg.InvalidSchemaNameError,
     asyncpg.ReadOnlySQLTransactionError,  # a standby
     asyncpg.ObjectNotInPrerequisiteStateError,  # a standby asked for its WAL position
     OSError,
@@ -67,11 +72,11 @@ class Database:
             )
 
     async def close(self) -> None:
-        """Close the pool; connections still in use are cut off after two seconds."""
+        """Close the pool; connections still in use are cut off after a second."""
         if self._pool is None:
             return
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(1):
                 await self._pool.close()
         except (TimeoutError, *UNAVAILABLE):
             self._pool.terminate()
@@ -122,7 +127,15 @@ class unavailable_means:  # noqa: N801  reads as a phrase where it is used
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None and is_unavailable(error):
+            raise_if_cancelled()
             raise unavailable(error) from error
+
+
+def raise_if_cancelled() -> None:
+    """A cancelled query may end in a time-out of the driver's own clean-up, which must not hide the cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def unavailable(error: BaseException) -> LogUnavailable:

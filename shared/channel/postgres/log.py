@@ -1,14 +1,24 @@
 """The log in PostgreSQL: a counter row gives the order, so commit order is seq order and no reader passes a hole."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import asyncpg
 from asyncpg import Connection
 
 from shared.channel.appender import check_size
 from shared.channel.log import Command, Committed, HistoryTrimmed, LogUnavailable, Page
-from shared.channel.postgres.database import UNAVAILABLE, Database, Session, fetch_one, is_unavailable, unavailable
+from shared.channel.postgres.database import (
+    UNAVAILABLE,
+    Database,
+    Session,
+    fetch_one,
+    is_unavailable,
+    raise_if_cancelled,
+    unavailable,
+)
 from shared.channel.postgres.epoch import check_epoch, new_epoch, read_state
 from shared.channel.postgres.news import News
 from shared.channel.postgres.queries import ReadQueries
@@ -29,6 +39,7 @@ WITH counter AS (
 SELECT epoch, base, pg_notify($9, epoch || '-' || head) FROM counter
 """
 RETENTION_BATCH = 5_000
+GROUP_SECONDS = 0.2  # how long one transaction takes in more: it holds the counter, and others wait
 
 
 class PostgresEventLog:
@@ -68,7 +79,8 @@ class PostgresEventLog:
         except Exception as error:
             if isinstance(error, LogUnavailable) or is_unavailable(error):
                 await self._drop_writer()
-                raise unavailable(error) from error
+                raise_if_cancelled()
+                raise unavailable(_first(error)) from error
             if len(commands) == 1:
                 return [error]
             # One command's rows were refused, and with them the whole group: each by itself, so that it fails alone.
@@ -87,7 +99,10 @@ class PostgresEventLog:
             counter = await fetch_one(connection, f"SELECT epoch, head FROM {self.schema}.log FOR UPDATE")
             next_seq = counter["head"] + 1
             results: list[_Pending | Exception] = []
+            deadline = asyncio.get_running_loop().time() + GROUP_SECONDS
             for command in commands:
+                if results and asyncio.get_running_loop().time() > deadline:
+                    break
                 result = await self._apply(connection, command, counter["epoch"], next_seq, alone=len(commands) == 1)
                 results.append(result)
                 if isinstance(result, _Pending):
@@ -108,7 +123,8 @@ class PostgresEventLog:
                 drafts = (*command.drafts, *outcome.drafts)
                 check_size(Command(drafts))
         except Exception as error:
-            if is_unavailable(error):
+            if is_unavailable(error) and not (isinstance(error, OSError) and not connection.is_closed()):
+                connection.terminate()  # else the rollback waits for an answer once more
                 raise
             if alone:
                 raise _Refused(error) from error
@@ -145,7 +161,12 @@ class PostgresEventLog:
 
     async def read(self, filter: Filter, after: int, *, limit: int, max_bytes: int) -> Page:
         query = self._queries.select(filter, after, limit=limit, max_bytes=max_bytes)
-        page = query.page(await self._database.fetch(query.sql, *query.args))
+        try:
+            page = query.page(await self._database.fetch(query.sql, *query.args))
+        except asyncpg.DataError:
+            # the filter names something that no text column can hold, so there is nothing to find
+            state = await self.state()
+            page = Page((), max(state.head, after), state)
         if after < page.state.start:
             raise HistoryTrimmed(f"events up to {page.state.start} are no longer kept")
         return page
@@ -178,25 +199,38 @@ class PostgresEventLog:
 
         `oldest` moves first, in its own transaction: a reader that needs what is about to go is told so.
         """
-        s = self.schema
-        async with self._database.connection() as connection:
-            oldest = await connection.fetchval(
-                f"""
-                UPDATE {s}.retained SET oldest = greatest(oldest, least(
-                    (SELECT head FROM {s}.log) + 1,
-                    greatest(
-                        (SELECT head FROM {s}.log) - $1::bigint + 1,
-                        (SELECT coalesce(max(seq), 0) + 1 FROM {s}.events
-                         WHERE stored_at < now() - $2::float8 * interval '1 s')
-                    ))) RETURNING oldest
-                """,
-                max_events,
-                max_age_seconds,
-            )
+        state = await self.state()
+        oldest = state.oldest
+        if max_events is not None:
+            oldest = max(oldest, state.head - max_events + 1)
+        if max_age_seconds is not None:
+            oldest = max(oldest, await self._first_younger(state, max_age_seconds))
+        if oldest > state.oldest:
+            async with self._database.connection() as connection:
+                await connection.execute(f"UPDATE {self.schema}.retained SET oldest = greatest(oldest, $1)", oldest)
         deleted = RETENTION_BATCH
         while deleted == RETENTION_BATCH:
             deleted = await self._delete_before(oldest)
         return await self.state()
+
+    async def _first_younger(self, state: LogState, max_age_seconds: float) -> int:
+        """The seq of the first event that is not too old; from the front, so that its cost is that of what goes."""
+        seq = state.oldest
+        while seq <= state.head:
+            row = await self._database.fetchrow(
+                f"""SELECT max(seq) AS last,
+                    max(seq) FILTER (WHERE stored_at < now() - $2::float8 * interval '1 s') AS old
+                    FROM (SELECT seq, stored_at FROM {self.schema}.events WHERE seq >= $1
+                          ORDER BY seq LIMIT {RETENTION_BATCH}) part""",
+                seq,
+                max_age_seconds,
+            )
+            if row["old"] is None:
+                return seq
+            seq = int(row["old"]) + 1
+            if row["old"] != row["last"]:
+                break
+        return seq
 
     async def _delete_before(self, oldest: int) -> int:
         async with self._database.connection() as connection:
@@ -207,6 +241,13 @@ class PostgresEventLog:
                 oldest,
             )
         return len(rows)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong before the clean-up did."""
+    while error.__context__ is not None and is_unavailable(error.__context__):
+        error = error.__context__
+    return error
 
 
 class _Refused(Exception):  # it carries an error out of a transaction, so that it is rolled back

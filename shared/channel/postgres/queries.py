@@ -5,19 +5,18 @@ from typing import Any
 
 from shared.channel.log import Page
 from shared.protocol.filter import Filter, type_expression
-from shared.protocol.position import LogState
+from shared.protocol.position import MAX_SEQ, LogState
 from shared.protocol.record import Record
 
 SCAN_ROWS = 2_000  # rows looked at in one call when the filter may hide most of them
 
 _COLUMNS = "e.seq, e.tenant, e.subject, e.session, e.worker, e.type, e.ends, e.data"
 
-# `scanned` holds the next rows that an index leads to, `wanted` marks those the filter wants. `before` is the bytes of
+# `scanned` holds the next rows that an index leads to, all of them up to `horizon` (null: up to the head); `wanted`
+# marks those the filter wants. `before` is the bytes of
 # the wanted rows up to a row, so that a page is bounded in bytes without being cut to nothing.
 _SELECT = """
-WITH scanned AS MATERIALIZED (
-    {scan}
-), wanted AS (
+WITH {scan}, wanted AS (
     SELECT e.*, {wanted} AS wanted FROM scanned e
 ), counted AS (
     SELECT e.*,
@@ -25,7 +24,7 @@ WITH scanned AS MATERIALIZED (
            count(*) FILTER (WHERE e.wanted) OVER (ORDER BY e.seq) AS place
     FROM wanted e
 )
-SELECT l.epoch, l.head, r.oldest, (SELECT count(*) FROM scanned) AS scanned, (SELECT max(seq) FROM scanned) AS last,
+SELECT l.epoch, l.head, r.oldest, (SELECT seq FROM horizon) AS horizon,
        (SELECT count(*) FROM wanted WHERE wanted) AS found, {columns}
 FROM {s}.log l CROSS JOIN {s}.retained r
 LEFT JOIN counted e ON e.wanted AND e.place <= $2 AND (e.place = 1 OR e.before < $3)
@@ -50,22 +49,37 @@ class ReadQueries:
 
         scan = self._scan(filter, bind, scan_rows)
         sql = _SELECT.format(scan=scan, wanted=self._wanted(filter, bind), columns=_COLUMNS, s=self._schema)
-        return ReadQuery(sql, args, scan_rows)
+        return ReadQuery(sql, args)
 
     def _scan(self, filter: Filter, bind: Any, rows: int) -> str:
         events = f"{self._schema}.events"
-        if filter.subjects is None and filter.session is None:
-            return f"SELECT * FROM {events} WHERE seq > $1 ORDER BY seq LIMIT {rows}"
-        # only here: PostgreSQL refuses an argument that the statement does not use
-        tenant = "true" if filter.tenant is None else f"tenant = {bind(filter.tenant)}"
+        if filter.subjects is not None and len(filter.subjects) != 1:
+            return self._scan_subjects(filter, bind, rows)
+        where = ["seq > $1"]
         if filter.subjects is not None:
-            # one index scan a subject, merged: a plain `subject = ANY` would sort all their events for each page
-            return f"""SELECT e.* FROM unnest({bind(list(filter.subjects))}::text[]) AS wanted_subject
-                CROSS JOIN LATERAL (SELECT * FROM {events} WHERE subject = wanted_subject AND {tenant} AND seq > $1
-                    ORDER BY seq LIMIT {rows}) e
-                ORDER BY e.seq LIMIT {rows}"""
-        session = bind(filter.session)
-        return f"SELECT * FROM {events} WHERE {tenant} AND session = {session} AND seq > $1 ORDER BY seq LIMIT {rows}"
+            where.append(f"subject = {bind(filter.subjects[0])}")
+        elif filter.session is not None:
+            where.append(f"session = {bind(filter.session)}")
+        if filter.tenant is not None and len(where) > 1:  # without an index to help, `wanted` looks at the tenant
+            where.append(f"tenant = {bind(filter.tenant)}")
+        return f"""scanned AS MATERIALIZED (
+            SELECT * FROM {events} WHERE {" AND ".join(where)} ORDER BY seq LIMIT {rows}
+        ), horizon AS (SELECT CASE WHEN count(*) = {rows} THEN max(seq) END AS seq FROM scanned)"""
+
+    def _scan_subjects(self, filter: Filter, bind: Any, rows: int) -> str:
+        """A part of each subject's next events; complete up to the last of the part that ends first."""
+        subjects = tuple(dict.fromkeys(filter.subjects or ()))
+        part = max(32, 2 * rows // max(1, len(subjects)))
+        tenant = "true" if filter.tenant is None else f"tenant = {bind(filter.tenant)}"
+        return f"""parts AS MATERIALIZED (
+            SELECT e.* FROM unnest({bind(list(subjects))}::text[]) AS wanted_subject CROSS JOIN LATERAL (
+                SELECT * FROM {self._schema}.events WHERE subject = wanted_subject AND {tenant} AND seq > $1
+                ORDER BY seq LIMIT {part}) e
+        ), horizon AS (
+            SELECT min(last) AS seq FROM (
+                SELECT max(seq) AS last FROM parts GROUP BY subject HAVING count(*) = {part}) full_parts
+        ), scanned AS MATERIALIZED (
+            SELECT * FROM parts WHERE seq <= coalesce((SELECT seq FROM horizon), {MAX_SEQ}))"""
 
     def _wanted(self, filter: Filter, bind: Any) -> str:
         """The filter as a condition on a row `e`; the same rules as Filter.wants."""
@@ -94,10 +108,9 @@ class ReadQueries:
 class ReadQuery:
     """One statement, and how its rows become a page."""
 
-    def __init__(self, sql: str, args: Sequence[Any], scan_rows: int) -> None:
+    def __init__(self, sql: str, args: Sequence[Any]) -> None:
         self.sql = sql
         self.args = args
-        self._scan_rows = scan_rows
 
     def page(self, rows: Sequence[Any]) -> Page:
         """`scanned_to`: the last row returned when the page was full, else the last row scanned, else the head."""
@@ -105,10 +118,8 @@ class ReadQuery:
         records = tuple(_record(row) for row in rows if row["seq"] is not None)
         if len(records) < first["found"]:
             scanned_to = records[-1].seq
-        elif first["scanned"] >= self._scan_rows:
-            scanned_to = first["last"]
         else:
-            scanned_to = first["head"]
+            scanned_to = first["head"] if first["horizon"] is None else first["horizon"]
         state = LogState(epoch=first["epoch"], head=first["head"], oldest=first["oldest"])
         return Page(records, max(scanned_to, self.args[0]), state)
 

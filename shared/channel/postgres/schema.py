@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from asyncpg import Connection
 
+MIGRATION_SECONDS = 600.0
+
 # One service owns one PostgreSQL schema; {s} is its name.
 LOG_STEPS = (
     """
@@ -36,7 +38,6 @@ LOG_STEPS = (
     ALTER TABLE {s}.events ALTER COLUMN data SET STORAGE EXTERNAL;
     CREATE INDEX events_subject ON {s}.events (subject, seq);
     CREATE INDEX events_session ON {s}.events (tenant, session, seq) WHERE session IS NOT NULL;
-    CREATE INDEX events_stored_at ON {s}.events USING brin (stored_at);
 
     CREATE TABLE {s}.producers (
         tenant text NOT NULL,
@@ -53,12 +54,17 @@ LOG_STEPS = (
 async def migrate(connection: Connection, schema: str, part: str, steps: Sequence[str]) -> None:
     """Run the steps of `part` that have not run yet. Safe when several processes start at once."""
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", f"tailrace migrate {schema}")
+        # another replica's migration may take its time
+        await connection.execute("SET LOCAL lock_timeout = 0")
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        await connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtext($1))", f"tailrace migrate {schema}", timeout=MIGRATION_SECONDS
+        )
         await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         await connection.execute(
             f"CREATE TABLE IF NOT EXISTS {schema}.steps (part text, number int, PRIMARY KEY (part, number))"
         )
         done = await connection.fetchval(f"SELECT coalesce(max(number), 0) FROM {schema}.steps WHERE part = $1", part)
         for number, step in enumerate(steps[done:], start=done + 1):
-            await connection.execute(step.format(s=schema))
+            await connection.execute(step.format(s=schema), timeout=MIGRATION_SECONDS)
             await connection.execute(f"INSERT INTO {schema}.steps VALUES ($1, $2)", part, number)

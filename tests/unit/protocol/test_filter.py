@@ -118,9 +118,9 @@ def test_any_text_makes_an_expression_and_without_a_star_it_matches_itself_only(
             assert not pattern.fullmatch(glob + "\n")
 
 
-@pytest.mark.parametrize("glob", ["*" * 40 + "!", "*e" * 12 + "!", "*" * 100_000])
+@pytest.mark.parametrize("glob", ["*" * 9 + "!", "*" * 2_000, "*_" * 30, "*e" * 30])
 def test_no_glob_takes_long(glob: str) -> None:
-    # each `*` beside another multiplied the time: `*` forty times would take years
+    # each `*` right beside another multiplies the time that Python needs: at forty it would be years
     began = time.process_time()
-    type_pattern((glob,)).fullmatch("eeeeeeeeeeeeeeeeeeeeeeee")
-    assert time.process_time() - began < 1.0
+    type_pattern((glob,)).fullmatch("preview_status.element_deleted")
+    assert time.process_time() - began < 0.3

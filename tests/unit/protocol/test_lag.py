@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 from hypothesis import given
@@ -61,7 +62,7 @@ def test_ids_rise_and_a_gap_comes_before_what_follows_it(records: list[Record]) 
     frames = shed(records, SCHEMA)
     ids = [id_of(frame) for frame in frames]
     assert ids == sorted(set(ids))
-    for before, frame in zip(frames, frames[1:], strict=False):
+    for before, frame in itertools.pairwise(frames):
         if isinstance(frame, Gap):
             assert id_of(before) < frame.from_seq
             assert isinstance(before, Record)  # two gaps in a row would be one

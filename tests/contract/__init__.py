@@ -1,0 +1,1 @@
+"""What every log, and the channel over it, must keep to."""
