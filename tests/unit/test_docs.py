@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,28 @@ from msgspec import Struct
 
 import shared
 from services.runs import api, requests
-from services.runs.events import SCHEMA
+from services.runs.agent_events import AGENT_TYPES, DEFAULT_TYPES, HEARD_FROM_WORKERS, REPLAYED_TYPES, AgentEvent
+from services.runs.events import RUN_TYPES, SCHEMA, WORKER_TYPES
 from services.runs.lifecycle import Appended
 from services.runs.model import RunView
+from services.runs.runners import make_runners
+from services.runs.sessions import Published
 from shared.edge import websocket
 from shared.edge.admission import Follow
 from shared.edge.settings import PREFIX, Settings
 from shared.protocol import control
 from shared.protocol.ends import EndReason
+from shared.protocol.errors import InvalidEvent
 from shared.protocol.position import Position, ResetReason
+from shared.protocol.schema import Event
 from shared.protocol.sse import SseDecoder
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
 
 FENCE = re.compile(r"^```(\S+) (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+A_RUN = "(a run, as above)"
+SESSIONS = re.compile(r"^## Sessions$(.*?)^## ", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#([^)]*))?\)|\]\(#([^)]+)\)")
 
 
@@ -70,6 +78,10 @@ BODIES: dict[str, type[Struct]] = {
     body.__name__: body
     for body in (
         requests.CreateRun,
+        requests.CreateBatch,
+        requests.InputRun,
+        requests.RunList,
+        requests.RunState,
         requests.RunPage,
         requests.LeaseRequest,
         requests.LeaseGiven,
@@ -77,6 +89,7 @@ BODIES: dict[str, type[Struct]] = {
         requests.AppendEvents,
         requests.FinishRun,
         Appended,
+        Published,
     )
 }
 STRUCTS = {**BODIES, **{event.__name__: event for event in EVENTS.values()}}
@@ -102,9 +115,11 @@ def rows(page: str, first: str) -> Iterator[list[str]]:
 
 
 def decode_exactly(value: object, into: type[Struct]) -> Any:
-    """Decode; a field that the Struct does not have is a mistake of the page."""
+    """Decode; a field that the Struct does not have is a mistake of the page, unless its fields are open."""
     decoded = msgspec.json.decode(json.dumps(value), type=into)
     assert isinstance(value, dict)
+    if issubclass(into, Event) and into.open_fields:
+        return decoded
     strange = set(value) - set(into.__struct_encode_fields__) - {into.__struct_config__.tag_field}
     assert strange == set(), f"{into.__name__} has no {strange}"
     return decoded
@@ -133,11 +148,20 @@ def decode_example(name: str, value: Any) -> Any:
             return [decode_frame(frame) for frame in msgspec.convert(value, PollAnswer).data]
         case "problem":
             return msgspec.convert(value, ProblemDocument)
-        case "LeaseGiven":
-            run = json.loads(dict(examples("json"))["RunPage"])["data"][0]
-            return decode_exactly({**value, "run": run}, requests.LeaseGiven)
+        case "AppendEvents":
+            given = {"tenant": "default", "ts": datetime.now(UTC), "run_id": "run_01m7wcj9x55rb254v1tfp607ky"}
+            return [SCHEMA.build(event, given, WORKER_TYPES) for event in decode_exactly(value, STRUCTS[name]).events]
         case _:
-            return decode_exactly(value, STRUCTS[name])
+            return decode_exactly(with_a_run(value), STRUCTS[name])
+
+
+def with_a_run(value: Any) -> Any:
+    """The example, with the page's run in each place that says so."""
+    if value == A_RUN:
+        return json.loads(dict(examples("json"))["RunPage"])["data"][0]
+    if isinstance(value, dict):
+        return {name: with_a_run(part) for name, part in value.items()}
+    return [with_a_run(part) for part in value] if isinstance(value, list) else value
 
 
 # ── examples ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,18 +178,24 @@ def test_a_wrong_example_would_be_noticed() -> None:
         ("Live", {"type": "live", "replayed": 1, "more": 2}),
         ("frames", [{"id": "nonsense", "event": {"type": "bookmark"}}]),
         ("message", {"op": "sing"}),
+        ("RunState", {"run": "(a run, as below)", "cancel": False}),
+        ("AppendEvents", {"events": [{"type": "node_update", "node": "reader", "more": 1}]}),
+        ("ToolCallStarted", {"type": "tool_call_started", "ts": "2026-11-20T12:36:03Z", "tenant": "t", "tool": 1}),
     ]:
-        with pytest.raises((msgspec.ValidationError, AssertionError, ValueError)):
+        with pytest.raises((msgspec.ValidationError, AssertionError, ValueError, InvalidEvent)):
             decode_example(name, value)
 
 
 def test_the_page_shows_every_event_frame_message_and_body() -> None:
+    """Of the agents' events, which have a table of their own, one."""
     shown = {name for name, _ in examples("json")}
     framed = {
         frame["event"]["type"] for name, body in examples("json") if name == "frames" for frame in json.loads(body)
     }
     messages = {json.loads(body)["op"] for name, body in examples("json") if name == "message"}
-    by_itself = {event.__name__ for tag, event in EVENTS.items() if tag not in framed}
+    agents = {event.__name__ for event in AGENT_TYPES}
+    by_itself = {event.__name__ for tag, event in EVENTS.items() if tag not in framed} - agents
+    assert agents & shown
     assert by_itself | set(BODIES) <= shown
     assert messages == {"ping", "follow", "unfollow"}
 
@@ -208,7 +238,46 @@ def test_every_reason_of_a_reset_is_told() -> None:
 
 def test_every_type_is_told_with_its_delivery_class() -> None:
     table = {name: delivery for name, delivery, _ in rows("docs/protocol.md", "type")}
-    assert table == {name: SCHEMA.delivery(name).value for name in SCHEMA.names}
+    assert table == {name: SCHEMA.delivery(name).value for name in RUN_TYPES}
+    assert {*RUN_TYPES, *(str(event.__struct_config__.tag) for event in AGENT_TYPES)} == set(SCHEMA.names)
+
+
+def test_every_agent_event_is_told_with_its_delivery_class_and_fields() -> None:
+    table = [(name, delivery, words(fields)) for name, delivery, fields, _ in rows("docs/protocol.md", "agent event")]
+    assert table == [(event.__struct_config__.tag, event.delivery.value, _own_fields(event)) for event in AGENT_TYPES]
+
+
+def _own_fields(event: type[AgentEvent]) -> list[str]:
+    return [name for name in event.__struct_fields__ if name not in AgentEvent.__struct_fields__]
+
+
+def test_the_fields_that_all_agent_events_share_are_told() -> None:
+    told = re.search(r"beside its\s+own: (.*?)\. They are", text_of("docs/protocol.md"), re.DOTALL)
+    assert told is not None
+    shared_fields = set(AgentEvent.__struct_fields__) - set(Event.__struct_fields__)
+    assert set(re.findall(r"`([a-z_]+)`", re.sub(r"\([^)]*\)", "", told[1]))) == shared_fields
+
+
+def test_what_a_session_shows_and_replays_is_told() -> None:
+    told = re.sub(r"\s+", " ", (SESSIONS.search(text_of("docs/protocol.md")) or [""])[0])
+    (types,) = re.findall(r"all agent events but (.*?)\. With", told)
+    (heard,) = re.findall(r"carries only (.*?), whatever", told)
+    (replayed,) = re.findall(r"set twice: (.*?), as far", told)
+    hidden = [
+        str(event.__struct_config__.tag) for event in AGENT_TYPES if event.__struct_config__.tag not in DEFAULT_TYPES
+    ]
+    assert words(types) == hidden
+    assert words(heard) == list(HEARD_FROM_WORKERS)
+    assert words(replayed) == list(REPLAYED_TYPES)
+
+
+def words(text: str) -> list[str]:
+    """The names in a list: between marks, or all there are when `rows` has taken the outer marks away."""
+    return [word for word in re.split(r"[`, ]+|\band\b", text) if word]
+
+
+def test_every_runner_is_told() -> None:
+    assert [name for name, _ in rows("docs/protocol.md", "runner")] == list(make_runners(Settings()))
 
 
 def test_every_endpoint_is_told() -> None:
