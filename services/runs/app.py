@@ -44,7 +44,7 @@ class RunsService:
         self._retention = Retention(
             self._log, max_age_seconds=settings.retention_hours * 3600, max_events=settings.retention_events
         )
-        self.asgi = build_app(self.name, HANDLERS, settings)
+        self.asgi = build_app(self.name, HANDLERS, settings, SCHEMA)
         self.asgi.state.backend = Backend(
             channel=channel,
             store=store,

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from litestar.connection import ASGIConnection
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
 from shared.channel.channel import Channel
 from shared.channel.start import Start
@@ -156,8 +156,8 @@ class Ask(Struct, frozen=True):
 class Follow(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="follow"):
     """A WebSocket message: begin a stream whose frames carry `ref`. `channel` is `run/run_01j…`, `runs` and so on."""
 
-    ref: str
-    channel: str
+    ref: Annotated[str, Meta(min_length=1, max_length=100)]
+    channel: Annotated[str, Meta(max_length=500)]
     after: str | None = None
     types: list[str] | None = None
     lossless: bool = False

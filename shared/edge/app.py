@@ -3,19 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, WebSocketException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import OpenAPIType, Parameter, Schema
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, OpenAPIType, Parameter, Schema
 
 import shared
 from shared.edge.admission import check_parameters
-from shared.edge.problems import BadInput, WrongMedia, handle
+from shared.edge.problems import MEDIA_TYPE, BadInput, WrongMedia, handle
 from shared.edge.settings import Settings
+from shared.protocol.schema import Schema as EventSchema
 
 # every query parameter of the product, once; handlers name those they take in `parameters=`
 PARAMETERS: Mapping[str, str] = {
@@ -36,8 +37,22 @@ PARAMETERS: Mapping[str, str] = {
 }
 
 
-def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options: Any) -> Litestar:
+class EventfulJson(JsonRenderPlugin):
+    """The OpenAPI document with the events' JSON Schemas among its components; clients generate their types from it."""
+
+    def __init__(self, events: Mapping[str, Any]) -> None:
+        super().__init__(path=["/", "/openapi.json"])
+        self._events = events
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        components = openapi_schema.setdefault("components", {})
+        components["schemas"] = {**components.get("schemas", {}), **self._events}
+        return super().render(request, openapi_schema)
+
+
+def build_app(name: str, handlers: Sequence[Any], settings: Settings, events: EventSchema, **options: Any) -> Litestar:
     """The application of the service `name`. `options` go to Litestar."""
+    event_schemas = events.json_schema("#/components/schemas/{name}")["$defs"]
     app = Litestar(
         route_handlers=handlers,
         guards=[_check_query, _check_media_type],
@@ -49,11 +64,11 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, **options:
             version=shared.__version__,
             path=f"/api/v1/{name}/schema",
             use_handler_docstrings=True,
-            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],  # the others load scripts from elsewhere
+            render_plugins=[EventfulJson(event_schemas)],  # Litestar's pages load scripts from elsewhere
         ),
         **options,
     )
-    _document_parameters(app)
+    _document(app)
     return app
 
 
@@ -75,8 +90,8 @@ def _check_media_type(connection: ASGIConnection[Any, Any, Any, Any], handler: B
         raise WrongMedia(f"the body must be application/json; the request says {given[:80] or 'nothing'}")
 
 
-def _document_parameters(app: Litestar) -> None:
-    """Query parameters are read from the URL by the edge, which WebSockets share; here they get into OpenAPI."""
+def _document(app: Litestar) -> None:
+    """What the edge does for all handlers: query parameters, which WebSockets share, and problem documents."""
     paths = app.openapi_schema.paths or {}
     for route in app.routes:
         item = paths.get(route.path_format)
@@ -89,6 +104,27 @@ def _document_parameters(app: Litestar) -> None:
                     *(operation.parameters or []),
                     *(_parameter(parameter) for parameter in handler.opt.get("parameters", ())),
                 ] or None
+                operation.responses = {**(operation.responses or {}), "default": PROBLEM}
+
+
+PROBLEM = OpenAPIResponse(
+    description="A refusal, as a problem document (RFC 9457).",
+    content={
+        MEDIA_TYPE: OpenAPIMediaType(
+            schema=Schema(
+                type=OpenAPIType.OBJECT,
+                required=["type", "title", "status", "detail", "request_id"],
+                properties={
+                    "type": Schema(type=OpenAPIType.STRING),
+                    "title": Schema(type=OpenAPIType.STRING),
+                    "status": Schema(type=OpenAPIType.INTEGER),
+                    "detail": Schema(type=OpenAPIType.STRING),
+                    "request_id": Schema(type=OpenAPIType.STRING),
+                },
+            )
+        )
+    },
+)
 
 
 def _parameter(name: str) -> Parameter:

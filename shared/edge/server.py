@@ -73,7 +73,7 @@ def listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # frees the socket of a peer that vanished without a word
-        milliseconds = int(settings.slow_reader_seconds * 1000)
+        milliseconds = int(settings.slow_reader_seconds * 1000) + 10_000  # a slow reader is noticed by us first
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     listener.bind((settings.host, settings.port))
     listener.setblocking(False)

@@ -78,7 +78,7 @@ class BadMessage(Control, frozen=True, kw_only=True, tag="bad_message"):
     detail: str
 
 
-CONTROL_TYPES = ("hello", "live", "bookmark", "gap", "reset", "stream_end", "pong", "bad_message")
+CONTROL_TYPES = ("hello", "live", "bookmark", "gap", "reset", "stream_end", "pong", "bad_message", "refused")
 
 _encoder = msgspec.json.Encoder()
 

@@ -174,9 +174,9 @@ class Schema:
                 return event
         return None
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self, ref_template: str = "#/$defs/{name}") -> dict[str, Any]:
         """JSON Schema of all the types, under `$defs`."""
-        _, components = msgspec.json.schema_components(self._types.values(), ref_template="#/$defs/{name}")
+        _, components = msgspec.json.schema_components(self._types.values(), ref_template=ref_template)
         return {
             "$defs": components,
             "oneOf": [{"$ref": f"#/$defs/{event.__name__}"} for event in self._types.values()],

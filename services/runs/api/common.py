@@ -40,10 +40,10 @@ def build_events(sent: Sequence[Mapping[str, Any]], allowed: Sequence[str] = WOR
     given["ts"] = datetime.now(UTC)
     events = []
     for place, fields in enumerate(sent):
-        if isinstance(fields.get("snippet"), str):
-            fields = {**fields, "snippet": cut_snippet(fields["snippet"])}
+        snippet = fields.get("snippet")
+        cut = {**fields, "snippet": cut_snippet(snippet)} if isinstance(snippet, str) else fields
         try:
-            events.append(SCHEMA.build(fields, given, allowed))
+            events.append(SCHEMA.build(cut, given, allowed))
         except InvalidEvent as error:
             raise BadInput(f"events[{place}]: {error}. Nothing of this request was stored.") from None
     return events

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from litestar import Response, delete, get, post
@@ -10,8 +10,9 @@ from litestar.params import FromPath
 
 from services.runs.api.common import BASE, AnyRequest, backend_of, check_id
 from services.runs.backend import Backend
+from services.runs.events import RunStatus
 from services.runs.lifecycle import NewRun
-from services.runs.model import RunView, view
+from services.runs.model import Mode, RunView, view
 from services.runs.requests import CreateBatch, CreateRun, InputRun, RunDetail, RunList, RunPage, RunState
 from services.runs.sessions import is_name
 from services.runs.store import FILTERS
@@ -131,7 +132,7 @@ async def list_runs(request: AnyRequest) -> RunPage:
     if cursor is not None and not is_id("run", cursor):
         raise BadInput(f"cursor is {cursor[:60]!r}; give a page's next_cursor")
     filters = {name: request.query_params[name] for name in FILTERS if name in request.query_params}
-    _check_text(filters)
+    _check_filters(filters)
     store, tenant = backend_of(request).store, principal_of(request).tenant
     runs, epoch, head = await store.page(store.pool, tenant, filters=filters, before=cursor, limit=limit + 1)
     more = len(runs) > limit
@@ -147,7 +148,7 @@ async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDet
     channel = backend.channel
     shown = view(run, channel.state.epoch)
     etag = _etag(shown)
-    if etag in request.headers.get("if-none-match", ""):
+    if request.headers.get("if-none-match", "").strip() == "*" or etag in request.headers.get("if-none-match", ""):
         return Response(None, status_code=304, headers={"etag": etag})
     state = await channel.ask()
     page = await channel.read(Subscriptions.of_run(run), state.start, limit=DETAIL_EVENTS)
@@ -199,7 +200,10 @@ def _preferred_wait(request: AnyRequest) -> float | None:
     return None
 
 
-def _check_text(values: Mapping[str, str]) -> None:
+def _check_filters(values: Mapping[str, str]) -> None:
+    for name, known in (("status", get_args(RunStatus)), ("mode", get_args(Mode))):
+        if name in values and values[name] not in known:
+            raise BadInput(f"{name} is {values[name][:60]!r}; give one of {', '.join(known)}")
     for name, value in values.items():
         if "\0" in value or len(value) > 200:
             raise BadInput(f"{name} must be up to 200 characters without NUL")

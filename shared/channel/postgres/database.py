@@ -1,7 +1,7 @@
 """One process's connections to PostgreSQL, and its errors turned into ours."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -80,6 +80,19 @@ class Database:
                 await self._pool.close()
         except (TimeoutError, *UNAVAILABLE):
             self._pool.terminate()
+
+    async def connect_and(
+        self, purpose: str, prepare: Callable[["Connection[Record]"], Awaitable[object]]
+    ) -> "Connection[Record]":
+        """A connection that `prepare` has had first; closed if that fails. Raise LogUnavailable."""
+        connection = await self.connect(purpose)
+        try:
+            with unavailable_means():
+                await prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def connect(self, purpose: str) -> Connection:
         """A connection of its own, which the caller closes. Raise LogUnavailable."""

@@ -147,9 +147,7 @@ class PostgresEventLog:
     async def _get_writer(self) -> Connection:
         if self._writer is None or self._writer.is_closed():
             self._writer = None
-            connection = await self._database.connect("appender")
-            await self._check(connection)
-            self._writer = connection
+            self._writer = await self._database.connect_and("appender", self._check)
         return self._writer
 
     async def _drop_writer(self) -> None:

@@ -65,13 +65,14 @@ class News:
 
     async def _connect(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            connection = await self._database.connect("listener")
-            connection.add_termination_listener(self._on_lost)
-            await connection.add_listener(self.name, self._on_notify)
-            self._connection = connection
+            self._connection = await self._database.connect_and("listener", self._listen)
             self._doubt = True  # what was notified while nobody listened is gone
             self.listening = True
         return self._connection
+
+    async def _listen(self, connection: Connection) -> None:
+        connection.add_termination_listener(self._on_lost)
+        await connection.add_listener(self.name, self._on_notify)
 
     async def _wait(self) -> None:
         """Until there is news, or doubt, or it is time to look for ourselves."""

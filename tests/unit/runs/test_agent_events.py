@@ -55,7 +55,7 @@ def test_what_nobody_said_may_be_skipped_is_critical(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["goal_progress", "context_usage_updated"])
 def test_of_a_state_only_the_newest_of_each_worker_matters(name: str) -> None:
-    def key(subject: str, worker: str | None) -> tuple[str, str | None]:
+    def key(subject: str, worker: str | None) -> tuple[str, str, str]:
         return SCHEMA.latest_key(Record(seq=1, type=name, tenant="t", subject=subject, worker=worker, data=b"{}"))
 
     assert SCHEMA.delivery(name) is Delivery.LATEST
