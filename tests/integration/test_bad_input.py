@@ -23,8 +23,12 @@ from tests.support.contract import (
     RUNS,
     Served,
     check_problem,
+    events_of,
     problem_of,
+    read_to_end,
+    socket,
     sql,
+    stored,
 )
 from tests.support.server import lease
 
@@ -150,11 +154,13 @@ class Attacker:
         self.client = client
         self.operations: list[Operation] = []
         self._database = database
-        self._run_id = self._token = ""
+        self.last: Stored | None = None  # as it was found last; None: something was taken since
+        self.run_id = self._token = ""
 
     async def prepare(self) -> None:
         """A run that is leased, for the routes that need one; the routes."""
-        self._run_id, self._token = await lease(self.client, runner=f"bad-input-{id(self)}")
+        self.last = None
+        self.run_id, self._token = await lease(self.client, runner=f"bad-input-{id(self)}")
         if self.operations:
             return
         document = (await self.client.get(f"{RUNS}/schema/openapi.json")).raise_for_status().json()
@@ -178,7 +184,8 @@ class Attacker:
             """SELECT (SELECT head FROM runs.log) AS head, (SELECT count(*) FROM runs.events) AS events,
                (SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM runs.runs r) AS runs"""
         )
-        return Stored(row["head"], row["events"], row["runs"])
+        self.last = Stored(row["head"], row["events"], row["runs"])
+        return self.last
 
     async def ask(
         self,
@@ -195,7 +202,7 @@ class Attacker:
         sent = [(b"tailrace-lease", self._token.encode())] if b"tailrace-lease" not in given else []
         if media_type is not None and operation.method == "POST":
             sent.append((b"content-type", media_type))
-        url = operation.path.replace("{run_id}", self._run_id if run_id is None else run_id) + query
+        url = operation.path.replace("{run_id}", self.run_id if run_id is None else run_id) + query
         async with (
             asyncio.timeout(ANSWER_SECONDS),
             self.client.stream(operation.method, url, content=content, headers=[*sent, *headers]) as answer,
@@ -206,7 +213,7 @@ class Attacker:
 
     async def refused(self, operation: Operation, status: int | set[int], **request: Any) -> dict[str, Any]:
         """The problem document; the request has changed nothing."""
-        before = await self.stored()
+        before = self.last or await self.stored()
         answer = await self.ask(operation, **request)
         expected = {status} if isinstance(status, int) else status
         assert answer.status_code in expected, f"{operation} {_show(request)}: {answer.status_code} {_text(answer)}"
@@ -217,14 +224,16 @@ class Attacker:
 
     async def survived(self, operation: Operation, **request: Any) -> None:
         """Refused properly, or taken because it was not wrong after all. GETs: see `untouched`."""
-        before = None if operation.method == "GET" else await self.stored()
+        before = None if operation.method == "GET" else self.last or await self.stored()
         answer = await self.ask(operation, **request)
         shown = f"{operation} {_show(request)}: {answer.status_code} {_text(answer)}"
         assert answer.status_code < 500, shown
         if answer.status_code >= 400:
             problem_of(answer, answer.status_code)
             assert before is None or await self.stored() == before, shown
-        elif operation.takes_body:
+            return
+        self.last = None
+        if operation.takes_body:
             readable = await self.client.get(RUNS, params={"limit": 3})
             assert readable.status_code == 200, f"what was taken cannot be read: {shown}"
             if operation.path.endswith("/finish"):
@@ -371,6 +380,24 @@ async def test_counters_that_add_up_beyond_measure_are_no_fault_of_the_service(a
         await attacker.survived(operation, content=json.dumps({"events": [event]}).encode())
     (listing,) = [o for o in attacker.operations if str(o) == f"GET {RUNS}"]
     assert (await attacker.ask(listing)).status_code == 200
+
+
+async def test_what_was_taken_can_be_read_on_every_transport(attacker: Attacker, tailrace: Served) -> None:
+    (operation,) = [o for o in attacker.with_body() if o.path.endswith("/events")]
+    for field in ("iteration", "tokens_in", "elapsed_ms", "worker_id", "node", "model", "snippet"):
+        for value in (2**53 - 1, 2**53, 2**63, 2**64, 10**30, "a\0b", "\u2028\x7f\r\n\x1b[31m", "\U0001f30a" * 300):
+            content = json.dumps({"events": [{"type": "node_update", "node": "n", field: value}]}).encode()
+            await attacker.survived(operation, content=content)
+    run_id, client = attacker.run_id, attacker.client
+    (stopping,) = [o for o in attacker.with_body() if o.path.endswith("/finish")]
+    assert (await attacker.ask(stopping, content=b'{"status":"completed"}')).status_code == 200
+    expected = stored(await read_to_end(client, f"{RUNS}/{run_id}/stream"))
+    assert len(expected) > 10
+    assert await events_of(client, run_id) == expected
+    for subprotocol in ("tailrace.v1", "tailrace.v1.msgpack"):
+        async with socket(f"{tailrace.websocket_url}{RUNS}/{run_id}/stream", subprotocol=subprotocol) as opened:
+            assert stored(await opened.until_type("stream_end")) == expected
+    assert (await client.get(f"{RUNS}/{run_id}")).json()["events"] == [frame.event for frame in expected]
 
 
 async def test_a_body_that_is_too_large_is_413_however_it_comes(attacker: Attacker) -> None:

@@ -118,9 +118,9 @@ async def test_requests_that_are_refused_in_a_group_fail_alone(database_url: str
         (await finish(client, over, over_token)).raise_for_status()
         runs = [await lease(client, runner=f"worker-{n}") for n in range(6)]
         before = len(await log_of(database_url))
-        good = [Request(run_id, token, "events", batch(n), 200) for n in range(160) for run_id, token in [runs[n % 6]]]
-        bad = [refused(chance, runs, over, over_token) for _ in range(80)]
-        requests = chance.sample([*good, *bad], 240)
+        good = [Request(run_id, token, "events", batch(n), 200) for n in range(120) for run_id, token in [runs[n % 6]]]
+        bad = [refused(chance, runs, over, over_token) for _ in range(60)]
+        requests = chance.sample([*good, *bad], 180)
         answers = await at_once(client, database_url, requests)
         log = await log_of(database_url)
         async with sql(database_url) as database:
@@ -136,7 +136,7 @@ async def test_requests_that_are_refused_in_a_group_fail_alone(database_url: str
     assert {row["id"]: row["last_seq"] for row in rows} == {each.run_id: each.seq for each in log}
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, eq=False):
     """One request of a worker, and the status it is to be answered with. `kind` tells them apart in a report."""
 
     run_id: str
@@ -146,12 +146,16 @@ class Request(Struct, frozen=True):
     status: int
     kind: str = "good"
 
-    async def send(self, client: httpx.AsyncClient) -> httpx.Response:
-        """Until it is answered: the database may be too slow for its own lock timeout on a busy machine."""
+    async def send(self, client: httpx.AsyncClient, sent: "set[Request]") -> httpx.Response:
+        """Again while it is answered 503: a busy machine may hold the counter beyond the lock timeout."""
+
+        async def trace(event: str, _: object) -> None:
+            if event == "http11.send_request_body.complete":
+                sent.add(self)
+
+        path, headers = f"{RUNS}/{self.run_id}/{self.what}", {"tailrace-lease": self.token}
         while True:
-            answer = await client.post(
-                f"{RUNS}/{self.run_id}/{self.what}", json=self.body, headers={"tailrace-lease": self.token}
-            )
+            answer = await client.post(path, json=self.body, headers=headers, extensions={"trace": trace})
             if answer.status_code != 503:
                 return answer
 
@@ -189,7 +193,8 @@ async def at_once(
     async with sql(database_url) as database:
         async with database.transaction():
             await database.execute("SELECT FROM runs.log FOR UPDATE")
-            sending = [asyncio.create_task(request.send(client)) for request in requests]
+            sent: set[Request] = set()
+            sending = [asyncio.create_task(request.send(client, sent)) for request in requests]
             stuck = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
             pid = database.get_server_pid()
 
@@ -197,5 +202,6 @@ async def at_once(
                 return bool(await database.fetchval(stuck, pid))
 
             await eventually(is_waiting, "the appender waits for the counter")
+            await eventually(lambda: len(sent) == len(requests), "all are sent")
             await client.get("/health")  # answered after what came before it
         return await asyncio.gather(*sending)

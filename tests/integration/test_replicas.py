@@ -71,12 +71,21 @@ async def test_writers_and_readers_on_two_replicas_share_one_order(database_url:
 # ── news ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def listeners(database: "asyncpg.Connection[asyncpg.Record]") -> set[int]:
-    rows = await database.fetch(
-        """SELECT pid FROM pg_stat_activity
-           WHERE datname = current_database() AND application_name = 'tailrace listener'"""
-    )
-    return {row["pid"] for row in rows}
+async def listeners(database: "asyncpg.Connection[asyncpg.Record]", count: int) -> set[int]:
+    """The backends of the LISTEN connections, once there are `count`: a process answers before it has its own."""
+    found: set[int] = set()
+
+    async def are_there() -> bool:
+        rows = await database.fetch(
+            """SELECT pid FROM pg_stat_activity
+               WHERE datname = current_database() AND application_name = 'tailrace listener'"""
+        )
+        found.clear()
+        found.update(row["pid"] for row in rows)
+        return len(found) == count
+
+    await eventually(are_there, f"{count} processes listen")
+    return found
 
 
 @asynccontextmanager
@@ -95,9 +104,9 @@ async def deafened(database_url: str, control_url: str, listener: int) -> AsyncI
 async def test_a_replica_that_has_lost_its_news_delivers_what_it_missed(database_url: str, postgres_url: str) -> None:
     chance = seeded("deaf")
     async with sql(database_url) as database, running(database_url, **SETTINGS) as first:
-        before = await listeners(database)
+        before = await listeners(database, 1)
         async with running(database_url, **SETTINGS) as second, patient_client() as client:
-            (deaf,) = await listeners(database) - before
+            (deaf,) = await listeners(database, 2) - before
             writer = Writer(client, [first.url], "writer", chance, pause_seconds=0.02)
             await writer.begin()
             readers = [Reader(client, [server.url], Stream(), "sse", chance) for server in (first, second)]

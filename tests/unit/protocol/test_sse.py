@@ -13,7 +13,6 @@ from shared.protocol.sse import HEARTBEAT, SseDecoder, SseMessage, frame, openin
 # Enough of each special thing, in any order.
 PIECES = st.sampled_from(
     [
-        *["\n", "\r", "\r\n", "\n\n", "\r\r", "\r\n\r\n"] * 2,
         *["data", "data:", "data: ", "data:  two", "data: {}", "data: ", "\ufeff", "\ufeffdata: x", "DATA: no"],
         *["id", "id:", "id: 7", "id: e-42", "id: a\0b", "event", "event:", "event: gap", "event: a:b", "retry"],
         *[
@@ -31,7 +30,10 @@ PIECES = st.sampled_from(
         ],
     ]
 )
-STREAMS = st.lists(PIECES, max_size=30).map(lambda pieces: "".join(pieces).encode())
+ENDS = st.sampled_from(["\n", "\r", "\r\n", "\n\n", "\r\r", "\r\n\r\n", "\n\r", ""])
+STREAMS = st.lists(st.tuples(PIECES, ENDS), max_size=15).map(
+    lambda lines: "".join(line + end for line, end in lines).encode()
+)
 CUTS = st.lists(st.integers(0, 400), max_size=12)
 
 
@@ -75,9 +77,11 @@ def by_the_standard(data: bytes) -> list[tuple[str, str, str, int | None]]:
 @given(STREAMS, CUTS)
 @example(b"\xef\xbb\xbfdata: x\r\n\r\n", [1, 2])
 @example(b"data: x\r\rdata: y\r\n\n", [7, 8, 17])
+@example(b"data: x\r\ndata: y\r\n\r\n", [8])
 def test_chunks_may_be_cut_at_any_byte_and_the_standard_is_followed(data: bytes, cuts: list[int]) -> None:
-    messages = [(m.event, m.data, m.id, m.retry) for m in decode(*pieces(data, cuts))]
-    assert messages == by_the_standard(data)
+    expected = by_the_standard(data)
+    for chunks in (pieces(data, cuts), [bytes([byte]) for byte in data]):
+        assert [(m.event, m.data, m.id, m.retry) for m in decode(*chunks)] == expected
 
 
 @given(st.binary(max_size=200), CUTS)
@@ -138,7 +142,8 @@ def test_httpx_sse_reads_the_same_and_no_phantom_events(frames: list[tuple[int, 
     ],
 )
 def test_streams_by_example(stream: bytes, messages: list[tuple[str, str, str]]) -> None:
-    assert [(m.event, m.data, m.id) for m in decode(stream)] == messages
+    for cut in range(len(stream) + 1):
+        assert [(m.event, m.data, m.id) for m in decode(stream[:cut], stream[cut:])] == messages
 
 
 def test_the_last_event_id_moves_with_the_blank_line_and_not_before() -> None:
