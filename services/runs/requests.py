@@ -40,7 +40,9 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 
 class CreateBatch(CreateRun, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The same run `count` times, each `stagger_ms` after the one before."""
+    """The same run `count` times, each `stagger_ms` after the one before; they wait in the queue for their time."""
+
+    mode: Mode = "queued"
 
     count: Annotated[int, Meta(ge=1, le=100)]
     stagger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 300

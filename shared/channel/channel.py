@@ -202,14 +202,17 @@ class Channel:
             if not self.tails:
                 self._advance(state.head)
                 return
+            epochs = self._epochs
             try:
                 page = await self.read(EVERYTHING, self.state.head, limit=FEED_PAGE_EVENTS)
             except HistoryTrimmed:  # this process was away for longer than history is kept
-                self.state = await self._log.state()
-                self._start_over()
+                now = await self.ask()
+                if epochs == self._epochs:
+                    self.state = now
+                    self._start_over()
                 return
-            if page.state.epoch != self.state.epoch:
-                return
+            if epochs != self._epochs:
+                return  # the head may be lower now than where this page begins
             self._feed(page.records, page.scanned_to)
 
     def _committed(self, epoch: str, records: Sequence[Record]) -> None:

@@ -55,7 +55,8 @@ class Tail:
             index = bisect_right(records, seq, lo=self._first, key=_seq_of)
         taken: list[Record] = []
         size = 0
-        for record in records[index:] if index < len(records) else ():
+        for place in range(index, len(records)):  # a slice would copy all that a reader far behind does not get
+            record = records[place]
             size += record.size
             if record.seq > upto or (taken and size > max_bytes):
                 break

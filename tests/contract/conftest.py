@@ -6,9 +6,6 @@ import pytest
 import pytest_asyncio
 
 from tests.contract.places import MemoryPlace, Place, PostgresPlace
-from tests.support.postgres import database_url, postgres_directory, postgres_url
-
-__all__ = ["database_url", "postgres_directory", "postgres_url"]
 
 
 @pytest_asyncio.fixture(params=["memory", "postgres"])
