@@ -15,13 +15,16 @@ SHORTEST_INTERVAL_SECONDS = 0.1
 
 
 class Counters(Struct, frozen=True):
-    """One worker's cumulative tokens in its current attempt, and those of its earlier ones."""
+    """One worker's cumulative tokens in its current attempt, and those of its earlier ones. `estimated`: they are a
+    guess, which the next count replaces whatever it is; a real one only grows.
+    """
 
     attempt: int = 1
     tokens_in: int = 0
     tokens_out: int = 0
     before_in: int = 0
     before_out: int = 0
+    estimated: bool = False
 
 
 class Summary(Struct, frozen=True):
@@ -70,9 +73,16 @@ def _count(known: Counters, event: NodeUpdate, attempt: int) -> Counters:
         known = Counters(attempt, 0, 0, known.before_in + known.tokens_in, known.before_out + known.tokens_out)
     return structs.replace(
         known,
-        tokens_in=known.tokens_in if event.tokens_in is None else event.tokens_in,
-        tokens_out=known.tokens_out if event.tokens_out is None else event.tokens_out,
+        tokens_in=_counted(known.tokens_in, event.tokens_in, known.estimated),
+        tokens_out=_counted(known.tokens_out, event.tokens_out, known.estimated),
+        estimated=event.estimated,
     )
+
+
+def _counted(known: int, told: int | None, was_guessed: bool) -> int:
+    if told is None:
+        return known
+    return told if was_guessed else max(known, told)
 
 
 def _snippet(summary: Summary, text: str, rank: int) -> Summary:

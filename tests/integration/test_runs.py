@@ -85,7 +85,7 @@ async def test_a_run_is_shown_with_everything_it_was_created_with(client: httpx.
         "mode": "queued",
         "runner": "shown",
         "workers": 7,
-        "session_id": "a session / with ☃",
+        "session_id": "a session with ☃",
         "task_id": "task_x",
         "params": {"deep": [{"er": None}], "ü": 1.5},
         "timeout_seconds": 12.5,
