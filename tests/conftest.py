@@ -13,7 +13,7 @@ import pytest
 
 pytest_plugins = ["tests.support.postgres"]
 
-LIMIT_SECONDS = float(os.environ.get("TAILRACE_TEST_LIMIT_SECONDS", "1200"))
+LIMIT_SECONDS = float(os.environ.get("TAILRACE_TEST_LIMIT_SECONDS", "2700"))
 EXIT_STATUS = 124  # what timeout(1) answers
 
 _limit = pytest.StashKey[threading.Timer]()
