@@ -184,13 +184,16 @@ class Lifecycle:
                 await self._store.save_producer(tx, tenant, subject, batch.producer, first + count)
             else:
                 _check_lease(run, token, now)
-            stored = len(events)
+            after = None if first is None else first + len(batch.events)
             if run.status == "running" and any(built.type == "client_input_requested" for built in events):
                 run = _moved(run, "waiting_input")
                 summary = summarise(run.summary, [built.event for built in events], run.attempt)
-                events = [*events, SCHEMA.built(_status(structs.replace(run, summary=summary), now))]
-            run, drafts = await self._save(tx, run, events, now)
-            return Outcome((stored, None if first is None else first + len(batch.events), run), drafts)
+                waits = SCHEMA.built(_status(structs.replace(run, summary=summary), now))
+                run, drafts = await self._save(tx, run, [*events, waits], now)
+            else:  # the hot path: only what appending changes is written
+                run, drafts = _told(tx.next_seq, run, events, now)
+                await self._store.save_progress(tx, run)
+            return Outcome((len(events), after, run), drafts)
 
         done = await self._channel.execute(change, size=1_000 * len(batch.events))
         stored, next_seq, run = done.value

@@ -92,6 +92,16 @@ class RunStore:
         sets = ", ".join(f"{field} = ${place}" for place, field in enumerate(FIELDS, start=1) if field != "id")
         await rows.fetch(f"UPDATE {self._s}.runs SET {sets} WHERE id = $1", *_values(run))
 
+    async def save_progress(self, rows: Rows, run: Run) -> None:
+        """What appending events changes of a run, and nothing else."""
+        await rows.fetch(
+            f"UPDATE {self._s}.runs SET summary = $2, last_seq = $3, last_activity_at = $4 WHERE id = $1",
+            run.id,
+            msgspec.json.encode(run.summary),
+            run.last_seq,
+            run.last_activity_at,
+        )
+
     async def now(self, rows: Rows) -> datetime:
         now: datetime = (await rows.fetchrow("SELECT clock_timestamp() AS now"))["now"]
         return now

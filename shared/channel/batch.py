@@ -18,7 +18,7 @@ class Batch:
     transport made of it, by format, so that equal readers share the same bytes.
     """
 
-    __slots__ = ("after", "end", "epoch", "items", "rendered", "size", "upto")
+    __slots__ = ("after", "count", "end", "epoch", "items", "last_seq", "rendered", "size", "upto")
 
     def __init__(
         self,
@@ -34,6 +34,9 @@ class Batch:
         self.after = after
         self.upto = upto
         self.items = items
+        self.count = len(items)
+        last = items[-1] if items else None
+        self.last_seq = upto if last is None else last.to_seq if isinstance(last, Gap) else last.seq
         self.size = size
         self.end = end
         self.rendered: dict[object, object] = {}

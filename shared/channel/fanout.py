@@ -75,16 +75,16 @@ class FanOut:
 
     @staticmethod
     def _give(tail: Tail, reader: "Reader", batches: dict[int, Batch | None]) -> None:
-        position = reader.position
-        if position < tail.floor:
-            reader.rouse()  # what it needs was evicted before its turn came: its owner reads the log
-            return
-        if position not in batches:
-            batches[position] = reader.peek()
-        batch = batches[position]
-        if batch is None:
-            return
-        if batch.upto < tail.last_seq:
-            reader.rouse()  # more than fits into one message: its owner takes it piece by piece
-        else:
+        while True:  # several messages when there is more than fits into one; each goes on, or ends it
+            position = reader.position
+            if position < tail.floor:
+                reader.rouse()  # what it needs was evicted before its turn came: its owner reads the log
+                return
+            if position not in batches:
+                batches[position] = reader.peek()
+            batch = batches[position]
+            if batch is None:
+                return
             reader.deliver(batch)
+            if batch.upto >= tail.last_seq or not reader.parked:
+                return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the channel makes its readers, and they look back at it
 
 T = TypeVar("T")
 
+FRAME_BYTES = 64  # about what a transport adds to an event: a batch is bounded by its wire, not by its memory
 RETRY_SECONDS = (0.1, 1.0)
 
 
@@ -44,6 +45,22 @@ class Reader:
 
     Up to `live_from`, the head when it connected, everything is history; batches never cross it.
     """
+
+    __slots__ = (
+        "_channel",
+        "_history",
+        "_joined",
+        "_listener",
+        "_lossless",
+        "_page",
+        "_read_bytes",
+        "_tail",
+        "_undelivered",
+        "epoch",
+        "filter",
+        "live_from",
+        "position",
+    )
 
     def __init__(
         self,
@@ -101,7 +118,7 @@ class Reader:
         """The next batch of the tail, None when there is none; the position stays. Only when not `behind`."""
         tail, limits = self._attach(), self._channel.limits
         bound = self.live_from if self.is_history else MAX_SEQ
-        records = tail.after(self.position, bound, limits.batch_bytes)
+        records = tail.after(self.position, bound, limits.batch_bytes, overhead=FRAME_BYTES)
         head = min(bound, self._channel.state.head)
         upto = records[-1].seq if records and records[-1].seq < tail.last_seq else max(head, self.position)
         if not records and upto == self.position:
@@ -197,7 +214,9 @@ class Reader:
 
     def deliver(self, batch: Batch) -> None:
         """Hand the parked owner a batch that lies right after its position."""
-        self.advance(batch)
+        self.position = batch.upto  # `advance`, in place: this runs once per delivery
+        if batch.upto > self._joined:
+            self._read_bytes += batch.size
         listener = self._listener
         if listener is not None and not listener.offer(batch):
             self.unpark()

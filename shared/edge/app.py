@@ -55,7 +55,7 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, events: Ev
     event_schemas = events.json_schema("#/components/schemas/{name}")["$defs"]
     app = Litestar(
         route_handlers=handlers,
-        guards=[_check_query, _check_media_type],
+        guards=[_check_request],
         exception_handlers={HTTPException: handle, Exception: handle},
         request_max_body_size=settings.body_bytes,
         logging_config=None,  # the process has set logging up
@@ -70,6 +70,12 @@ def build_app(name: str, handlers: Sequence[Any], settings: Settings, events: Ev
     )
     _document(app)
     return app
+
+
+async def _check_request(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """One guard, and a coroutine: plain ones run in a thread each, and the handler is copied for every guard."""
+    _check_query(connection, handler)
+    _check_media_type(connection, handler)
 
 
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

@@ -50,16 +50,34 @@ class StreamConnection(Protocol):
 
 
 class StreamingHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol; the response must be chunked, as one without a length is."""
+    """uvicorn's HTTP protocol; the response must be chunked, as one without a length is.
 
-    on_lost: Callable[[], object] | None = None
+    `is_writable` and `write` are looked up once per delivery: plain attributes, kept right where they change.
+    """
+
+    __slots__ = ("is_writable", "on_lost", "write")
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.on_lost: Callable[[], object] | None = None
+        self.is_writable: bool = True
+        self.write: Callable[[bytes], object] = transport.write
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"][KEY] = self
 
+    def pause_writing(self) -> None:
+        self.is_writable = False
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.is_writable = not self.transport.is_closing()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn tells only a connection's newest request, and behind a stream another may have been pipelined."""
+        self.is_writable = False
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
@@ -67,13 +85,6 @@ class StreamingHttpProtocol(HttpToolsProtocol):
     @property
     def is_open(self) -> bool:
         return not self.transport.is_closing()
-
-    @property
-    def is_writable(self) -> bool:
-        return not self.flow.write_paused and not self.transport.is_closing()
-
-    def write(self, wire: bytes) -> None:
-        self.transport.write(wire)
 
     async def drain(self) -> None:
         await self.flow.drain()
@@ -89,7 +100,21 @@ class StreamingHttpProtocol(HttpToolsProtocol):
 class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol; no extension may be negotiated, so that a frame is the same for all."""
 
-    on_lost: Callable[[], object] | None = None
+    __slots__ = ("_paused", "on_lost", "write")
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.on_lost: Callable[[], object] | None = None
+        self._paused = False
+        self.write: Callable[[bytes], object] = transport.write
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        super().resume_writing()
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
@@ -102,10 +127,7 @@ class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
 
     @property
     def is_writable(self) -> bool:
-        return self.writable.is_set() and self.is_open
-
-    def write(self, wire: bytes) -> None:
-        self.transport.write(wire)
+        return not (self._paused or self.close_sent or self.disconnected)
 
     async def drain(self) -> None:
         await self.writable.wait()

@@ -39,6 +39,30 @@ SERVER = f"tailrace/{shared.__version__}"
 class Delivery:
     """`say` sends the ASGI message that ends the connection; `on_end` is called once when nothing more will be sent."""
 
+    __slots__ = (
+        "_asks_the_log",
+        "_closing",
+        "_connection",
+        "_finished",
+        "_format",
+        "_live",
+        "_loop",
+        "_on_end",
+        "_pump",
+        "_reader",
+        "_say",
+        "_sink",
+        "_stalled",
+        "_streams",
+        "began",
+        "end",
+        "events_sent",
+        "last_write",
+        "sent_seq",
+        "status",
+        "subscription",
+    )
+
     def __init__(
         self,
         subscription: Subscription,
@@ -54,6 +78,7 @@ class Delivery:
         self.end: EndReason | None = None
         self.status = subscription.ended
         self._sink = sink
+        self._format = sink.format
         self._connection = connection
         self._streams = streams
         self._say = say
@@ -119,16 +144,14 @@ class Delivery:
 
     def offer(self, batch: Batch) -> bool:
         """Send without waiting if possible; else a pump goes on where the send had to wait."""
-        if batch.ends is not None:
+        connection = self._connection
+        if batch.ends is not None or not connection.is_writable:
             self._start_pump(partial(self._deliver, batch))
             return False
-        if not batch.items:
-            return True
-        if not self._connection.is_writable:
-            self._start_pump(partial(self._deliver, batch))
-            return False
-        self._count(batch)
-        self._connection.write(batch.render(self._sink.format, self._render))
+        if batch.count:
+            self._count(batch)
+            wire = batch.rendered.get(self._format) or batch.render(self._format, self._render)
+            connection.write(wire)  # type: ignore[arg-type]  # what _render made
         return True
 
     def wake(self) -> None:
@@ -310,9 +333,8 @@ class Delivery:
 
     def _count(self, batch: Batch) -> None:
         self.last_write = self._loop.time()
-        last = batch.items[-1]
-        self.sent_seq = last.seq if isinstance(last, Record) else last.to_seq
-        self.events_sent += len(batch.items)
+        self.sent_seq = batch.last_seq
+        self.events_sent += batch.count
 
     @property
     def _epoch(self) -> str:

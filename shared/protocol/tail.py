@@ -3,7 +3,7 @@
 from bisect import bisect_right
 
 from shared.protocol.filter import Filter
-from shared.protocol.record import Record
+from shared.protocol.record import OVERHEAD_BYTES, Record
 
 _COMPACT_AFTER = 512  # evicted places at the front of the list before it is rebuilt
 
@@ -44,10 +44,10 @@ class Tail:
             del self._records[: self._first]
             self._first = 0
 
-    def after(self, seq: int, upto: int, max_bytes: int) -> list[Record]:
+    def after(self, seq: int, upto: int, max_bytes: int, *, overhead: int = OVERHEAD_BYTES) -> list[Record]:
         """The events above `seq` and not above `upto`, in order: at least one if there is one, then up to `max_bytes`.
 
-        Only meaningful for `seq >= floor`.
+        `overhead` is what an event counts beside its data. Only meaningful for `seq >= floor`.
         """
         records = self._records
         index = len(records)
@@ -57,7 +57,7 @@ class Tail:
         size = 0
         for place in range(index, len(records)):  # a slice would copy all that a reader far behind does not get
             record = records[place]
-            size += record.size
+            size += len(record.data) + overhead
             if record.seq > upto or (taken and size > max_bytes):
                 break
             taken.append(record)
