@@ -116,9 +116,9 @@ class Subscriptions:
         match follow.channel.split("/"):
             case ["runs"]:
                 return await self.feed(connection, follow=follow)
-            case ["run", run_id]:
+            case ["run", run_id] if run_id:
                 return await self.run(connection, run_id, follow=follow)
-            case ["session", session_id]:
+            case ["session", session_id] if session_id:
                 return self.session(connection, session_id, follow=follow)
             case ["session", session_id, "worker", worker]:
                 return self.session(connection, session_id, worker=worker, follow=follow)

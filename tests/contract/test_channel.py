@@ -541,19 +541,33 @@ async def test_a_tail_that_was_evicted_under_a_waiting_reader_is_not_a_hole(mann
         assert reader.position == 0 or seqs(listener.taken[0])[0] == 1
 
 
-async def test_a_parked_reader_for_whom_too_much_came_at_once_is_woken_to_take_it_in_pieces() -> None:
+async def test_a_parked_reader_for_whom_too_much_came_at_once_is_given_it_in_pieces() -> None:
     limits = ChannelLimits(batch_bytes=3 * (OVERHEAD_BYTES + 100))
     async with at_the_head(MemoryLog(Store()), limits) as (channel, reader):
         assert reader.take() is None
         listener = Listening(reader)
         reader.park(listener)
-        await channel.publish([draft() for _ in range(10)])
+        await channel.publish([draft() for _ in range(60)])
+        await until(lambda: reader.position == 60)
+        assert reader.parked
+        assert len(listener.taken) > 1
+        assert [seq for batch in listener.taken for seq in seqs(batch)] == list(range(1, 61))
+
+
+async def test_a_parked_reader_that_cannot_take_the_next_piece_asks_for_it_itself() -> None:
+    limits = ChannelLimits(batch_bytes=3 * (OVERHEAD_BYTES + 100))
+    async with at_the_head(MemoryLog(Store()), limits) as (channel, reader):
+        assert reader.take() is None
+        listener = Listening(reader, ready=lambda: False)
+        reader.park(listener)
+        await channel.publish([draft() for _ in range(30)])
         await listener.woken.wait()
         assert not reader.parked
         got = [seq for batch in listener.taken for seq in seqs(batch)]
+        assert got
         while (batch := reader.take()) is not None:
             got += seqs(batch)
-        assert got == list(range(1, 11))
+        assert got == list(range(1, 31))
 
 
 async def test_a_position_ahead_of_the_head_waits(place: Place) -> None:
