@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from services.runs.executor import Executor
 from services.runs.housekeeping import LOOK_SECONDS, QueueBell
-from services.runs.lifecycle import Lease, Lifecycle
+from services.runs.lifecycle import Lifecycle
 from services.runs.model import Run
 from services.runs.sessions import Sessions
+from services.runs.steps import Lease
 from services.runs.store import RunStore
 from services.runs.subscriptions import Subscriptions
 from shared.channel.channel import Channel

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from services.runs.events import SCHEMA, Error, NodeUpdate, RunEvent, cut_snippet
-from services.runs.lifecycle import Batch, Finish, Lease, Lifecycle
+from services.runs.lifecycle import Lifecycle
 from services.runs.model import Run
 from services.runs.runners import Runner
+from services.runs.steps import Batch, Finish, Lease
 from shared.channel.log import LogUnavailable
 from shared.channel.tasks import end
 from shared.edge.problems import Problem

@@ -7,8 +7,9 @@ from contextlib import aclosing
 from msgspec import json
 
 from services.runs.executor import Executor
-from services.runs.lifecycle import Lease, Lifecycle
+from services.runs.lifecycle import Lifecycle
 from services.runs.model import Run
+from services.runs.steps import Lease
 from services.runs.store import RunStore
 from shared.channel.channel import Channel
 from shared.channel.log import HistoryTrimmed, LogUnavailable

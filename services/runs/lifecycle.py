@@ -6,80 +6,42 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
-from services.runs.agent_events import AgentEvent, ClientInputReceived
-from services.runs.events import SCHEMA, TERMINAL, Deleted, Error, RunStatus, Status, worker_of
-from services.runs.model import NEXT, FinishStatus, Mode, Run, view
+from services.runs.agent_events import ClientInputReceived
+from services.runs.events import SCHEMA, Deleted
+from services.runs.model import FinishStatus, Run, view
 from services.runs.producers import already_stored, is_repeat
+from services.runs.steps import (
+    LOST_LEASE,
+    Appended,
+    Batch,
+    Created,
+    Finish,
+    Lease,
+    NewRun,
+    check_lease,
+    check_session,
+    draft_of,
+    error_of,
+    fresh,
+    is_timed_out,
+    moved,
+    status_of,
+    told,
+    unleased,
+)
 from services.runs.store import RunStore
-from services.runs.summary import Summary, summarise
+from services.runs.summary import summarise
 from shared.channel.channel import Channel
 from shared.channel.log import Outcome, Transaction
 from shared.edge.idempotency import Answers, IdempotencyKey
 from shared.edge.ids import new_id
-from shared.edge.problems import BadInput, Conflict, Forbidden, Missing
-from shared.protocol.record import DELETED, Draft
+from shared.edge.problems import Conflict, Forbidden, Missing
+from shared.protocol.record import Draft
 from shared.protocol.schema import Built, Event
 
 NO_RUN = "There is no such run."
-
-
-class NewRun(Struct, frozen=True, kw_only=True):
-    """What a caller decides about a run."""
-
-    tenant: str
-    owner: str
-    task: str
-    mode: Mode
-    runner: str
-    session_id: str | None = None
-    task_id: str | None = None
-    workers: int = 1
-    params: dict[str, Any] = {}
-    timeout_seconds: float | None = None
-    max_attempts: int = 3
-    retry_of: str | None = None
-    delay_seconds: float = 0.0
-
-
-class Lease(Struct, frozen=True):
-    """The right to work on a run until `expires_at`, which renewing extends."""
-
-    token: str
-    expires_at: datetime
-
-
-class Created(Struct, frozen=True):
-    """`answer` is the JSON of the list of runs as they were stored; `leases` are those to work on now."""
-
-    answer: bytes
-    leases: Sequence[tuple[Run, Lease]] = ()
-
-
-class Appended(Struct, frozen=True):
-    """`position` is that of the newest stored event; `stored` counts the new ones, repeats are not among them."""
-
-    stored: int
-    position: str
-    next_producer_seq: int | None
-    cancel: bool
-
-
-class Batch(Struct, frozen=True):
-    """Events of one producer; `producer_seq` numbers the first. Without a producer, a repeat is stored twice."""
-
-    events: Sequence[Built]
-    producer: str | None = None
-    producer_seq: int | None = None
-
-
-class Finish(Struct, frozen=True, kw_only=True):
-    """How a worker says that a run is over."""
-
-    status: FinishStatus
-    error: str | None = None
-    output: str | None = None
 
 
 class Lifecycle:
@@ -106,9 +68,9 @@ class Lifecycle:
             runs, leases = [], []
             drafts: list[Draft] = []
             for run_id, new in zip(ids, news, strict=True):
-                run, lease, told = await self._insert(tx, len(drafts), _fresh(run_id, new, now), holder, now)
+                run, lease, its_drafts = await self._insert(tx, len(drafts), fresh(run_id, new, now), holder, now)
                 runs.append(run)
-                drafts.extend(told)
+                drafts.extend(its_drafts)
                 if lease is not None:
                     leases.append((run, lease))
             answer = msgspec.json.encode([view(run, tx.epoch) for run in runs])
@@ -126,11 +88,11 @@ class Lifecycle:
         self, tx: Transaction, place: int, run: Run, holder: str | None, now: datetime
     ) -> tuple[Run, Lease | None, list[Draft]]:
         """`place` events of the same transaction stand before this run's."""
-        events, lease = [_status(run, now)], None
+        events, lease = [status_of(run, now)], None
         if holder is not None:
             run, lease = self._leased(run, secrets.token_urlsafe(24), holder, now)
-            events.append(_status(run, now))
-        run, drafts = _told(tx.next_seq + place, run, [SCHEMA.built(event) for event in events], now)
+            events.append(status_of(run, now))
+        run, drafts = told(tx.next_seq + place, run, [SCHEMA.built(event) for event in events], now)
         await self._store.insert(tx, run)
         return run, lease, drafts
 
@@ -144,7 +106,7 @@ class Lifecycle:
                 return Outcome(None)
             run, now = locked
             run, lease = self._leased(run, token, holder, now)
-            run, drafts = await self._save(tx, run, [_status(run, now)], now)
+            run, drafts = await self._save(tx, run, [status_of(run, now)], now)
             return Outcome((run, lease), drafts)
 
         done = await self._channel.execute(change)
@@ -153,7 +115,7 @@ class Lifecycle:
     def _leased(self, run: Run, token: str, holder: str, now: datetime) -> tuple[Run, Lease]:
         expires_at = now + timedelta(seconds=self.lease_seconds)
         run = structs.replace(
-            _moved(run, "running"),
+            moved(run, "running"),
             lease_token=token,
             lease_worker=holder,
             lease_expires_at=expires_at,
@@ -173,25 +135,25 @@ class Lifecycle:
         async def change(tx: Transaction) -> Outcome[tuple[int, int | None, Run]]:
             run, now = await self._find(tx, tenant, run_id)
             events, first = batch.events, batch.producer_seq
-            _check_session(run, events)
+            check_session(run, events)
             if batch.producer is not None and first is not None:
                 subject, count = run.subject, len(events)
                 expected = await self._store.next_producer_seq(tx, tenant, subject, batch.producer)
                 if is_repeat(expected, first, count):
                     return Outcome((0, expected, run))
-                _check_lease(run, token, now)
+                check_lease(run, token, now)
                 events = events[already_stored(expected, first, batch.producer) :]
                 await self._store.save_producer(tx, tenant, subject, batch.producer, first + count)
             else:
-                _check_lease(run, token, now)
+                check_lease(run, token, now)
             after = None if first is None else first + len(batch.events)
             if run.status == "running" and any(built.type == "client_input_requested" for built in events):
-                run = _moved(run, "waiting_input")
+                run = moved(run, "waiting_input")
                 summary = summarise(run.summary, [built.event for built in events], run.attempt)
-                waits = SCHEMA.built(_status(structs.replace(run, summary=summary), now))
+                waits = SCHEMA.built(status_of(structs.replace(run, summary=summary), now))
                 run, drafts = await self._save(tx, run, [*events, waits], now)
             else:  # the hot path: only what appending changes is written
-                run, drafts = _told(tx.next_seq, run, events, now)
+                run, drafts = told(tx.next_seq, run, events, now)
                 await self._store.save_progress(tx, run)
             return Outcome((len(events), after, run), drafts)
 
@@ -207,7 +169,7 @@ class Lifecycle:
         run = await self._store.get(self._store.pool, tenant, run_id)
         if run is None:
             raise Missing(NO_RUN)
-        _check_lease(run, token, datetime.now(UTC))
+        check_lease(run, token, datetime.now(UTC))
         raise Forbidden(LOST_LEASE)
 
     async def finish(self, tenant: str, run_id: str, token: str, finish: Finish) -> tuple[Run, str]:
@@ -217,7 +179,7 @@ class Lifecycle:
             run, now = await self._find(tx, tenant, run_id)
             if run.status == finish.status and run.lease_token == token:
                 return Outcome(run)
-            _check_lease(run, token, now)
+            check_lease(run, token, now)
             run, drafts = await self._end(tx, run, finish.status, now, error=finish.error, output=finish.output)
             return Outcome(run, drafts)
 
@@ -234,8 +196,8 @@ class Lifecycle:
             if run.status == "cancelling":
                 _, drafts = await self._end(tx, run, "cancelled", now)
                 return Outcome(None, drafts)
-            run = _moved(_unleased(run), "queued")
-            _, drafts = await self._save(tx, run, [_status(run, now, message="given back by its worker")], now)
+            run = moved(unleased(run), "queued")
+            _, drafts = await self._save(tx, run, [status_of(run, now, message="given back by its worker")], now)
             return Outcome(None, drafts)
 
         await self._channel.execute(change)
@@ -254,8 +216,8 @@ class Lifecycle:
             if run.status == "queued":
                 run, drafts = await self._end(tx, run, "cancelled", now)
             else:
-                run = _moved(run, "cancelling")
-                run, drafts = await self._save(tx, run, [_status(run, now)], now)
+                run = moved(run, "cancelling")
+                run, drafts = await self._save(tx, run, [status_of(run, now)], now)
             return Outcome(run, drafts)
 
         done = await self._channel.execute(change)
@@ -268,12 +230,12 @@ class Lifecycle:
             run, now = await self._find(tx, tenant, run_id)
             if run.status != "waiting_input":
                 raise Conflict(f"The run does not wait for input: it is {run.status}.", run_status=run.status)
-            run = _moved(run, "running")
+            run = moved(run, "running")
             text, data = (value, None) if isinstance(value, str) else (None, {"input": value})
             received = ClientInputReceived(
                 tenant=tenant, run_id=run.id, session_id=run.session_id, ts=now, text=text, data=data
             )
-            run, drafts = await self._save(tx, run, [received, _status(run, now)], now)
+            run, drafts = await self._save(tx, run, [received, status_of(run, now)], now)
             return Outcome(run, drafts)
 
         done = await self._channel.execute(change)
@@ -287,7 +249,7 @@ class Lifecycle:
             if not run.is_over:
                 raise Conflict(f"The run is {run.status}: cancel it, then delete it.", run_status=run.status)
             await self._store.delete(tx, run)
-            return Outcome(None, [_draft(run, SCHEMA.built(Deleted(tenant=tenant, run_id=run.id, ts=now)))])
+            return Outcome(None, [draft_of(run, SCHEMA.built(Deleted(tenant=tenant, run_id=run.id, ts=now)))])
 
         await self._channel.execute(change)
 
@@ -301,9 +263,9 @@ class Lifecycle:
             run, now = locked
             if run.is_over or run.lease_expires_at is None:
                 return Outcome(None)
-            if _is_timed_out(run, now):
+            if is_timed_out(run, now):
                 message = f"the run took longer than its {run.timeout_seconds:g} s"
-                error = _error(run, now, "timeout", message, fatal=True)
+                error = error_of(run, now, "timeout", message, fatal=True)
                 _, drafts = await self._end(tx, run, "timed_out", now, error=message, before=[error])
                 return Outcome(None, drafts)
             if run.lease_expires_at >= now:
@@ -318,11 +280,11 @@ class Lifecycle:
         if run.status == "cancelling":
             return (await self._end(tx, run, "cancelled", now))[1]
         if run.attempt >= run.max_attempts:
-            error = _error(run, now, "lease_lost", message, fatal=True)
+            error = error_of(run, now, "lease_lost", message, fatal=True)
             return (await self._end(tx, run, "failed", now, error=message, before=[error]))[1]
-        error = _error(run, now, "lease_lost", message, fatal=False)
-        run = structs.replace(_moved(_unleased(run), "queued"), attempt=run.attempt + 1)
-        return (await self._save(tx, run, [error, _status(run, now)], now))[1]
+        error = error_of(run, now, "lease_lost", message, fatal=False)
+        run = structs.replace(moved(unleased(run), "queued"), attempt=run.attempt + 1)
+        return (await self._save(tx, run, [error, status_of(run, now)], now))[1]
 
     # ── together ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -343,131 +305,14 @@ class Lifecycle:
         output: str | None = None,
         before: Sequence[Event] = (),
     ) -> tuple[Run, list[Draft]]:
-        run = structs.replace(_moved(run, status), error=error, output=output, finished_at=now, lease_expires_at=None)
+        run = structs.replace(moved(run, status), error=error, output=output, finished_at=now, lease_expires_at=None)
         summary = summarise(run.summary, before, run.attempt)
-        return await self._save(tx, run, [*before, _status(structs.replace(run, summary=summary), now)], now)
+        return await self._save(tx, run, [*before, status_of(structs.replace(run, summary=summary), now)], now)
 
     async def _save(
         self, tx: Transaction, run: Run, events: Sequence[Event | Built], now: datetime
     ) -> tuple[Run, list[Draft]]:
         built = [event if isinstance(event, Built) else SCHEMA.built(event) for event in events]
-        run, drafts = _told(tx.next_seq, run, built, now)
+        run, drafts = told(tx.next_seq, run, built, now)
         await self._store.save(tx, run)
         return run, drafts
-
-
-LOST_LEASE = "This lease is not held any more: the run belongs to another attempt. Stop working on it."
-
-
-def _check_lease(run: Run, token: str, now: datetime) -> None:
-    """Raise Forbidden for a lease that is another's or has expired, Conflict for a run that has ended."""
-    if run.lease_token is None or not secrets.compare_digest(run.lease_token.encode(), token.encode()):
-        raise Forbidden(LOST_LEASE)
-    if run.is_over:
-        raise Conflict(f"The run has ended already: it is {run.status}.", run_status=run.status)
-    if run.lease_expires_at is None or run.lease_expires_at <= now:
-        raise Forbidden(LOST_LEASE)
-
-
-def _check_session(run: Run, events: Sequence[Built]) -> None:
-    """Raise BadInput for an event that says of itself that it is of another session than its run."""
-    for place, built in enumerate(events):
-        if isinstance(built.event, AgentEvent) and built.event.session_id not in (None, run.session_id):
-            raise BadInput(f"events[{place}]: session_id is not the run's own; leave it out")
-
-
-def _fresh(run_id: str, new: NewRun, now: datetime) -> Run:
-    decided = structs.asdict(new)
-    delay = decided.pop("delay_seconds")
-    return Run(
-        id=run_id,
-        **decided,
-        start_after=now + timedelta(seconds=delay) if delay else None,
-        status="queued",
-        error=None,
-        output=None,
-        attempt=1,
-        created_at=now,
-        started_at=None,
-        finished_at=None,
-        last_activity_at=now,
-        first_seq=0,
-        last_seq=0,
-        lease_token=None,
-        lease_worker=None,
-        lease_expires_at=None,
-        summary=Summary(),
-    )
-
-
-def _moved(run: Run, status: RunStatus) -> Run:
-    """The run in its next status. Raise Conflict for a move that is not allowed."""
-    if status not in NEXT[run.status]:
-        raise Conflict(f"A run that is {run.status} cannot become {status}.", run_status=run.status)
-    return structs.replace(run, status=status)
-
-
-def _unleased(run: Run) -> Run:
-    return structs.replace(run, lease_token=None, lease_worker=None, lease_expires_at=None)
-
-
-def _is_timed_out(run: Run, now: datetime) -> bool:
-    if run.timeout_seconds is None or run.started_at is None:
-        return False
-    return run.started_at + timedelta(seconds=run.timeout_seconds) < now
-
-
-def _told(next_seq: int, run: Run, events: Sequence[Built], now: datetime) -> tuple[Run, list[Draft]]:
-    """The run as it is once these events are stored, and their drafts."""
-    drafts = [_draft(run, event) for event in events]
-    if not drafts:
-        return run, drafts
-    run = structs.replace(
-        run,
-        summary=summarise(run.summary, [built.event for built in events], run.attempt),
-        first_seq=run.first_seq or next_seq,
-        last_seq=next_seq + len(drafts) - 1,
-        last_activity_at=now,
-    )
-    return run, drafts
-
-
-def _draft(run: Run, built: Built) -> Draft:
-    event = built.event
-    ends = None
-    if isinstance(event, Deleted):
-        ends = DELETED
-    elif isinstance(event, Status) and event.status in TERMINAL:
-        ends = event.status
-    return Draft(
-        type=built.type,
-        tenant=run.tenant,
-        subject=run.subject,
-        session=run.session_id,
-        worker=worker_of(event),
-        ends=ends,
-        data=built.data,
-    )
-
-
-def _status(run: Run, now: datetime, *, message: str | None = None) -> Status:
-    return Status(
-        tenant=run.tenant,
-        run_id=run.id,
-        ts=now,
-        status=run.status,
-        attempt=run.attempt,
-        message=message,
-        worker=run.lease_worker,
-        error=run.error,
-        output=run.output,
-        task_id=run.task_id,
-        session_id=run.session_id,
-        tokens_in=run.summary.tokens_in,
-        tokens_out=run.summary.tokens_out,
-        snippet=run.summary.snippet,
-    )
-
-
-def _error(run: Run, now: datetime, code: str, message: str, *, fatal: bool) -> Error:
-    return Error(tenant=run.tenant, run_id=run.id, ts=now, fatal=fatal, code=code, message=message, attempt=run.attempt)

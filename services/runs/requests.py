@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Raw, Struct
 
-from services.runs.lifecycle import Lease
 from services.runs.model import FinishStatus, Mode, RunView
+from services.runs.steps import Lease
 
 Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._:/@-]+$")]
 Reference = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]

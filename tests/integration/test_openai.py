@@ -307,10 +307,10 @@ class Recorder:
 def a_run(task: str, workers: int = 1) -> Run:
     from datetime import UTC, datetime
 
-    from services.runs.lifecycle import NewRun, _fresh
+    from services.runs.steps import NewRun, fresh
 
     new = NewRun(tenant="t", owner="o", task=task, mode="inline", runner="openai", workers=workers)
-    return _fresh("run_x", new, datetime.now(UTC))
+    return fresh("run_x", new, datetime.now(UTC))
 
 
 @pytest.mark.parametrize(

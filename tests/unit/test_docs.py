@@ -15,10 +15,10 @@ import shared
 from services.runs import api, requests
 from services.runs.agent_events import AGENT_TYPES, DEFAULT_TYPES, HEARD_FROM_WORKERS, REPLAYED_TYPES, AgentEvent
 from services.runs.events import RUN_TYPES, SCHEMA, WORKER_TYPES
-from services.runs.lifecycle import Appended
 from services.runs.model import RunView
 from services.runs.runners import make_runners
 from services.runs.sessions import Published
+from services.runs.steps import Appended
 from shared.edge import websocket
 from shared.edge.admission import Follow
 from shared.edge.settings import PREFIX, Settings

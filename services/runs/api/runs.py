@@ -11,10 +11,10 @@ from litestar.params import FromPath
 from services.runs.api.common import BASE, AnyRequest, backend_of, check_id
 from services.runs.backend import Backend
 from services.runs.events import RunStatus
-from services.runs.lifecycle import NewRun
 from services.runs.model import Mode, RunView, view
 from services.runs.requests import CreateBatch, CreateRun, InputRun, RunDetail, RunList, RunPage, RunState
 from services.runs.sessions import is_name
+from services.runs.steps import NewRun
 from services.runs.store import FILTERS
 from services.runs.subscriptions import Subscriptions
 from shared.edge.admission import Connection, whole_number
