@@ -137,12 +137,10 @@ class Channel:
     ) -> AsyncIterator[Reader]:
         """A reader at `start`, for as long as the block lasts."""
         reader = Reader(self, filter, start, lossless=lossless, history=history)
-        self.readers.add(reader)
         try:
             yield reader
         finally:
             reader.close()
-            self.readers.discard(reader)
 
     async def follow(self, filter: Filter, start: Start) -> AsyncGenerator[Record, None]:
         """Each shown event above `start`, for ever, history and live alike; for consumers inside the process.

@@ -43,7 +43,7 @@ class Listener(Protocol):
 class Reader:
     """Yields what its filter shows after `position`, in order, from the tail or from the log.
 
-    Up to `live_from`, the head when it connected, everything is history; batches never cross it.
+    Up to `live_from`, the head when it connected, everything is history; batches never cross it. Close it when done.
     """
 
     __slots__ = (
@@ -84,6 +84,7 @@ class Reader:
         self._page: deque[Batch] = deque()  # the rest of a page of the log
         self._undelivered: Batch | None = None  # offered to a `next` that was cancelled
         self._listener: Listener | None = None
+        channel.readers.add(self)
 
     # ── taking ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -249,6 +250,7 @@ class Reader:
         """Begin again with all that is kept, after a reset; return the new start. Waits while the log is away."""
         self.unpark()
         self._detach()
+        self._undelivered = None
         requested = f"{self.epoch}-{self.position}"
         state = await patiently(self._channel.ask)
         reason = ResetReason.HISTORY_TRIMMED if state.epoch == self.epoch else ResetReason.EPOCH_CHANGED
@@ -256,9 +258,10 @@ class Reader:
         return Start(state, state.start, reset=reason, requested=requested)
 
     def close(self) -> None:
-        """Let go of the tail."""
+        """Let go of the tail and the channel."""
         self.unpark()
         self._detach()
+        self._channel.readers.discard(self)
 
     def _attach(self) -> Tail:
         if self._tail is None:
@@ -269,7 +272,6 @@ class Reader:
 
     def _detach(self) -> None:
         self._page.clear()
-        self._undelivered = None
         if self._tail is not None:
             self._channel.tails.close(self._tail)
             self._tail = None

@@ -136,7 +136,6 @@ class Delivery:
         self._finished = True
         if self._reader is not None:
             self._reader.close()
-            self.subscription.channel.readers.discard(self._reader)
         self._streams.remove(self)
         self._on_end()
 
@@ -211,7 +210,6 @@ class Delivery:
             lossless=subscription.lossless,
             history=subscription.history,
         )
-        subscription.channel.readers.add(self._reader)
         self._streams.count_start(start)
         await self._control(start.after, self._hello(start))
         if start.reset is not None:

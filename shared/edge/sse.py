@@ -16,8 +16,6 @@ from shared.edge.sinks import SseSink
 from shared.edge.streams import Streams
 from shared.protocol import sse
 
-REQUEST_ID = b"x-request-id"
-
 
 class EventStream(Response[None]):
     """Answers with `subscription` as `text/event-stream`, until the client leaves or the stream ends."""

@@ -89,7 +89,7 @@ class _Socket:
             subscription = await self._admit(admit)
             subprotocol = choose_subprotocol(self._scope["subprotocols"])
         except Exception as error:  # noqa: BLE001  whatever it is becomes an HTTP answer, a 500 with its log included
-            await refuse(self._send, document(error, str(self._scope.get("tailrace.request_id", ""))))
+            await refuse(self._send, self._document(error))
             return
         await self._accept(subprotocol)
         sink = WebSocketSink(binary=self._binary)
@@ -117,6 +117,9 @@ class _Socket:
             subscription = replace(subscription, on_reset="reset")
         return subscription
 
+    def _document(self, error: Exception) -> Document:
+        return document(error, str(self._scope.get("tailrace.request_id", "")))
+
     # ── many streams ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def serve_many(self, admit: AdmitChannel) -> None:
@@ -126,7 +129,7 @@ class _Socket:
             self._streams.check_room(None)
             subprotocol = choose_subprotocol(self._scope["subprotocols"])
         except Exception as error:  # noqa: BLE001  as above
-            await refuse(self._send, document(error, str(self._scope.get("tailrace.request_id", ""))))
+            await refuse(self._send, self._document(error))
             return
         await self._accept(subprotocol)
         following: dict[str, Delivery] = {}
@@ -157,8 +160,7 @@ class _Socket:
 
             subscription = await self._admit(admitted)
         except Exception as error:  # noqa: BLE001  as above, but told in a frame
-            shown = document(error, str(self._scope.get("tailrace.request_id", "")))
-            await self._answer(Refused(problem=msgspec.Raw(shown.body)), follow.ref)
+            await self._answer(Refused(problem=msgspec.Raw(self._document(error).body)), follow.ref)
             return
         sink = SharedSocketSink(binary=self._binary, ref=follow.ref)
         following[follow.ref] = delivery = Delivery(

@@ -144,6 +144,22 @@ async def test_a_refusal_that_happens_to_be_an_os_error_takes_no_neighbour_with_
     assert isinstance(results[1], PermissionError)
 
 
+@pytest.mark.parametrize("neighbours", [0, 2])
+async def test_a_statement_that_gets_no_answer_in_time_is_the_databases_fault(
+    postgres: PostgresPlace, neighbours: int
+) -> None:
+    async def change(tx: Any) -> Outcome[None]:
+        await tx.execute("SELECT pg_sleep(30)", timeout=0.05)
+        return Outcome(None)
+
+    log = await postgres.open()
+    with pytest.raises(LogUnavailable):
+        await log.append([Command(change=change), *[put("a", 1)] * neighbours])
+    assert await things(postgres) == {}
+    (again,) = await log.append([put("a", 1)])
+    assert isinstance(again, Committed)
+
+
 async def test_what_a_group_leaves_because_it_took_too_long_comes_in_the_next_and_in_order(
     postgres: PostgresPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

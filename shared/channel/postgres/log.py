@@ -123,7 +123,10 @@ class PostgresEventLog:
                 drafts = (*command.drafts, *outcome.drafts)
                 check_size(Command(drafts))
         except Exception as error:
-            if is_unavailable(error) and not (isinstance(error, OSError) and not connection.is_closed()):
+            # an OSError of the change's own (PermissionError) is a refusal; the driver's close the connection, or are
+            # time-outs
+            own = isinstance(error, OSError) and not isinstance(error, TimeoutError) and not connection.is_closed()
+            if is_unavailable(error) and not own:
                 connection.terminate()  # else the rollback waits for an answer once more
                 raise
             if alone:
