@@ -3,9 +3,6 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import pytest
@@ -23,20 +20,10 @@ from tests.support.contract import (
     stored,
     types_of,
 )
-from tests.support.server import Server, append, lease, sse
+from tests.support.server import Server, append, lease, running, sse
 
 EXIT_SECONDS = 5.0
 NUMBERS = [signal.SIGTERM, signal.SIGINT]
-
-
-@asynccontextmanager
-async def started(database_url: str, **settings: Any) -> AsyncIterator[Server]:
-    server = Server(database_url, **settings)
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.kill()
 
 
 async def end_in_time(server: Server, number: int = signal.SIGTERM) -> None:
@@ -49,7 +36,7 @@ async def end_in_time(server: Server, number: int = signal.SIGTERM) -> None:
 
 @pytest.mark.parametrize("number", NUMBERS)
 async def test_every_stream_is_told_to_come_back_and_loses_nothing(database_url: str, number: int) -> None:
-    async with started(database_url, retry_milliseconds=1000) as server:
+    async with running(database_url, retry_milliseconds=1000) as server:
         base = server.url.replace("http", "ws", 1)
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
             run_id, token = await lease(client)
@@ -110,7 +97,7 @@ async def test_every_stream_is_told_to_come_back_and_loses_nothing(database_url:
 async def test_neither_idle_connections_nor_frozen_readers_nor_long_polls_hold_it_up(
     database_url: str,
 ) -> None:
-    async with started(database_url) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with running(database_url) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         served = Served(server, database_url)
         run_id, token = await lease(client)
         await publish(client, run_id, token, 5)
@@ -147,7 +134,7 @@ async def test_neither_idle_connections_nor_frozen_readers_nor_long_polls_hold_i
 
 
 async def test_while_it_drains_it_is_not_ready_and_takes_no_streams(database_url: str) -> None:
-    async with started(database_url) as server:
+    async with running(database_url) as server:
         served = Served(server, database_url)
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
             assert (await client.get("/ready")).status_code == 200
@@ -169,7 +156,7 @@ async def test_while_it_drains_it_is_not_ready_and_takes_no_streams(database_url
 
 async def test_what_was_accepted_is_stored(database_url: str) -> None:
     acknowledged: dict[str, int] = {}
-    async with started(database_url) as server:
+    async with running(database_url) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
             runs = [await lease(client, runner=f"r{number}") for number in range(5)]
             under_way = asyncio.Event()
@@ -210,7 +197,7 @@ async def test_what_was_accepted_is_stored(database_url: str) -> None:
 async def test_inline_runs_give_back_their_lease_and_the_next_process_takes_them(
     database_url: str, number: int
 ) -> None:
-    async with started(database_url) as server:
+    async with running(database_url) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
             body = {"task": "t", "params": {"step_seconds": 0.2, "words": 3}}
             run_id = (await client.post(RUNS, json=body)).raise_for_status().json()["id"]
@@ -235,7 +222,7 @@ async def test_inline_runs_give_back_their_lease_and_the_next_process_takes_them
 
 
 async def test_a_queued_run_leased_elsewhere_stays_with_its_worker_over_a_restart(database_url: str) -> None:
-    async with started(database_url) as server:
+    async with running(database_url) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
             run_id, token = await lease(client)
             await end_in_time(server)
@@ -247,7 +234,7 @@ async def test_a_queued_run_leased_elsewhere_stays_with_its_worker_over_a_restar
 
 
 async def test_a_cancelled_inline_run_that_meets_the_shutdown_ends_cancelled(database_url: str) -> None:
-    async with started(database_url) as server:
+    async with running(database_url) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
             body = {"task": "t", "params": {"step_seconds": 60}}
             run_id = (await client.post(RUNS, json=body)).raise_for_status().json()["id"]
@@ -265,7 +252,7 @@ async def test_a_cancelled_inline_run_that_meets_the_shutdown_ends_cancelled(dat
 
 async def test_a_second_signal_is_no_harm(database_url: str) -> None:
     async with (
-        started(database_url) as server,
+        running(database_url) as server,
         httpx.AsyncClient(base_url=server.url, timeout=30) as client,
         sse(client, f"{RUNS}/stream") as stream,
     ):
