@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from services.pages import pages
 from services.runs.app import RunsService
+from services.tasks.app import TasksService
 from shared.edge.process import Maker, renew_epoch
 from shared.edge.process import main as run_process
 
-SERVICES: Mapping[str, Maker] = {"runs": RunsService}
+SERVICES: Mapping[str, Maker] = {"tasks": TasksService, "runs": RunsService}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

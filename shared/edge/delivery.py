@@ -12,18 +12,20 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import structs
+
 import shared
 from shared.channel.batch import Batch
 from shared.channel.log import HistoryTrimmed
 from shared.channel.reader import Reader, patiently
 from shared.channel.start import Start
-from shared.edge.admission import Subscription
+from shared.edge.admission import CurrentPage, Subscription
 from shared.edge.connection import StreamConnection, wait_writable
 from shared.edge.sinks import Message, Sink
 from shared.protocol.control import Bookmark, Control, Gap, Hello, Live, StreamEnd
 from shared.protocol.ends import EndReason
-from shared.protocol.position import LogState
-from shared.protocol.record import Record
+from shared.protocol.position import MAX_SEQ, LogState
+from shared.protocol.record import DELETED, Record
 
 if TYPE_CHECKING:  # the registry holds deliveries, and they use its settings and counters
     from shared.edge.streams import Streams
@@ -201,8 +203,20 @@ class Delivery:
         self._finish()
 
     async def _begin(self) -> None:
+        start = await self._ask(patiently, self.subscription.start)
+        self._streams.count_start(start)
+        if self.subscription.begins_with_current(start):
+            await self._begin_with_current(start, hello=True)
+            return
+        self._read_from(start)
+        await self._control(start.after, self._hello(start))
+        if start.reset is not None:
+            await self._control(start.after, start.reset_frame())
+
+    def _read_from(self, start: Start) -> None:
         subscription = self.subscription
-        start = await self._ask(patiently, subscription.start)
+        if self._reader is not None:
+            self._reader.close()
         self._reader = Reader(
             subscription.channel,
             subscription.filter,
@@ -210,10 +224,33 @@ class Delivery:
             lossless=subscription.lossless,
             history=subscription.history,
         )
-        self._streams.count_start(start)
-        await self._control(start.after, self._hello(start))
+
+    async def _begin_with_current(self, start: Start, *, hello: bool) -> None:
+        """Send the newest event of each key in place of history, and go on from the head they were the newest at.
+
+        Each frame's id is such that whoever is cut off after it and resumes there gets what is missing.
+        """
+        current = self.subscription.current
+        assert current is not None
+        page = await self._ask(patiently, partial(current, 0, MAX_SEQ))
+        head, seen = page.state.head, start.after if start.resumed else 0
+        after = start.after if start.resumed else page.records[0].seq - 1 if page.records else head
+        self._read_from(Start(page.state, head))
+        if hello:
+            await self._control(after, self._hello(structs.replace(start, state=page.state, after=after)))
         if start.reset is not None:
-            await self._control(start.after, start.reset_frame())
+            await self._control(after, structs.replace(start, state=page.state).reset_frame())
+        if self.subscription.filter.ends_with_subject and not page.records:
+            self.end = EndReason.ACCESS_REVOKED  # it was there a moment ago
+        while page.records and self.end is None:
+            await self._deliver(self._batch(page, seen))
+            page = await self._ask(patiently, partial(current, page.records[-1].seq, head))
+
+    def _batch(self, page: CurrentPage, seen: int) -> Batch:
+        shown = self.subscription.filter
+        records = [record for record in page.records if record.seq > seen and shown.shows(record)]
+        end = next((r for r in page.records if r.ends is not None), None) if shown.ends_with_subject else None
+        return Batch(page.state.epoch, seen, max(seen, page.records[-1].seq), records, end=end)
 
     async def _drain(self) -> bool:
         """Send all there is. True: parked at the head. False: the stream is to end."""
@@ -221,8 +258,7 @@ class Delivery:
             reader = self._reader
             assert reader is not None
             if not self._live and not reader.is_history:
-                self._live = True
-                await self._control(reader.position, Live(replayed=self.events_sent))
+                await self._go_live(reader.position)
                 if self.status is not None:
                     self.end = EndReason.TERMINAL
                 continue
@@ -235,6 +271,7 @@ class Delivery:
             except HistoryTrimmed:
                 await self._start_over()
                 continue
+            batch = batch or self._overdue()
             if batch is None:
                 self._stalled = False
                 reader.park(self)  # in the same step as the take: nothing can come between them
@@ -252,21 +289,35 @@ class Delivery:
             self._asks_the_log = False
 
     async def _deliver(self, batch: Batch) -> None:
+        if batch.ends == DELETED:
+            self.end = self.end or EndReason.ACCESS_REVOKED  # and not a word about it
+            return
         if batch.items:
             self._count(batch)
             await self._write(batch.render(self._sink.format, self._render))
         if batch.ends is not None:
             self.status = batch.ends
             if not self._live:
-                self._live = True
-                await self._control(batch.upto, Live(replayed=self.events_sent))
+                await self._go_live(batch.upto)
             self.end = self.end or EndReason.TERMINAL
+
+    def _overdue(self) -> Batch | None:
+        """What was held back and may go out now."""
+        return None
+
+    async def _go_live(self, seq: int) -> None:
+        """What was sent so far is history."""
+        self._live = True
+        await self._control(seq, Live(replayed=self.events_sent))
 
     async def _start_over(self) -> None:
         assert self._reader is not None
         start = await self._ask(self._reader.restart)
         self._streams.count_start(start)
-        await self._control(start.after, start.reset_frame())
+        if self.subscription.begins_with_current(start):
+            await self._begin_with_current(start, hello=False)
+        else:
+            await self._control(start.after, start.reset_frame())
 
     async def _say_goodbye(self) -> None:
         assert self.end is not None

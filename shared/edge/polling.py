@@ -1,11 +1,12 @@
 """The polling edge: the same frames as JSON or ndjson, at once or after a wait."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from litestar import Response
 from litestar.response import Stream
+from msgspec import structs
 
 from shared.channel.channel import Channel
 from shared.channel.log import HistoryTrimmed, Page
@@ -52,19 +53,36 @@ def poll_of(connection: Connection) -> Poll:
 async def answer(subscription: Subscription, poll: Poll, streams: Streams) -> Response[bytes] | Stream:
     """The events after the position. Raise Gone, LogUnavailable."""
     start = await subscription.start()
+    newest: list[Record] = []
+    if subscription.begins_with_current(start):
+        newest, start = await _current(subscription, start)
     if poll.until is not None and poll.until.epoch != start.state.epoch:
         raise BadInput(f"until is of another epoch; the log's is {start.state.epoch} now")
-    if poll.wait_seconds:
+    if poll.wait_seconds and not newest:
         await _wait(subscription, start, poll.wait_seconds, streams)
     if poll.ndjson:
-        return Stream(_stream(subscription, start, poll), media_type=NDJSON, headers={"x-accel-buffering": "no"})
-    return Response(await _page(subscription, start, poll), media_type="application/json")
+        return Stream(
+            _stream(subscription, start, poll, newest), media_type=NDJSON, headers={"x-accel-buffering": "no"}
+        )
+    return Response(await _page(subscription, start, poll, newest), media_type="application/json")
 
 
-async def _page(subscription: Subscription, start: Start, poll: Poll) -> bytes:
+async def _current(subscription: Subscription, start: Start) -> tuple[list[Record], Start]:
+    """The newest event of each key, all of them, and the start that lies right after what they stand for."""
+    assert subscription.current is not None
+    page = await subscription.current(0, MAX_SEQ)
+    head, newest = page.state.head, []
+    state = page.state
+    while page.records:
+        newest += [record for record in page.records if subscription.filter.shows(record)]
+        page = await subscription.current(page.records[-1].seq, head)
+    return newest, structs.replace(start, state=state, after=head)
+
+
+async def _page(subscription: Subscription, start: Start, poll: Poll, newest: Sequence[Record]) -> bytes:
     found = await _collect(subscription, start, poll)
     epoch = start.state.epoch
-    frames = [json_frame(f"{epoch}-{record.seq}", record.data) for record in found.records]
+    frames = [json_frame(f"{epoch}-{record.seq}", record.data) for record in (*newest, *found.records)]
     if start.reset is not None:
         frames.insert(0, _lines.control(f"{epoch}-{start.after}", start.reset_frame()).rstrip())
     return b'{"data":[%b],"head":"%b","next":"%b","ended":%b}' % (
@@ -111,12 +129,16 @@ def _usual_limit(channel: Channel, poll: Poll) -> int:
     return DEFAULT_LIMIT if poll.until is None else channel.limits.page_bytes // OVERHEAD_BYTES + 1
 
 
-async def _stream(subscription: Subscription, start: Start, poll: Poll) -> AsyncIterator[bytes]:
+async def _stream(
+    subscription: Subscription, start: Start, poll: Poll, newest: Sequence[Record]
+) -> AsyncIterator[bytes]:
     """Lines up to the head as it was at the start, page by page: no snapshot is held open meanwhile."""
     channel, epoch = subscription.channel, start.state.epoch
     after, head, left = start.after, min((await channel.ask()).head, poll.last_seq), poll.limit or MAX_SEQ
     if start.reset is not None:
         yield _lines.control(f"{epoch}-{after}", start.reset_frame())
+    if newest:
+        yield _lines.records(epoch, newest)
     while after < head and left > 0:
         try:
             page = await _read(subscription, start, after, min(left, channel.limits.page_events))

@@ -6,6 +6,7 @@ Problem            a refusal with a status, a title and a sentence that says wha
 ├── Missing        404
 ├── Conflict       409
 ├── Gone           410
+├── Changed        412
 ├── TooLarge       413
 ├── WrongMedia     415
 ├── Unprocessable  422
@@ -60,6 +61,10 @@ class Conflict(Problem):
 
 class Gone(Problem):
     status = 410
+
+
+class Changed(Problem):
+    status = 412
 
 
 class TooLarge(Problem):

@@ -1,0 +1,81 @@
+"""What news of runs do to the tasks they belong to, inside the transaction that moves the feed's position."""
+
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from services.tasks.events import TERMINAL
+from services.tasks.feeds import Feeds
+from services.tasks.lifecycle import draft_of, renewed
+from services.tasks.model import NEXT, Task
+from services.tasks.owned_runs import OwnedRuns
+from services.tasks.rules import OwnedRun, followed, is_news
+from services.tasks.store import TaskStore
+from shared.channel.log import Outcome, Transaction
+
+
+class Effects:
+    """Told what became of runs; what it cannot do is recorded, never raised."""
+
+    def __init__(self, store: TaskStore, owned: OwnedRuns, feeds: Feeds, feed: str) -> None:
+        self._store = store
+        self._owned = owned
+        self._feeds = feeds
+        self._feed = feed
+
+    async def apply(self, tx: Transaction, groups: Sequence[Sequence[OwnedRun]]) -> Outcome[list[str]]:
+        """The effects of these news, and why some had none. Each group holds runs of one task, told at one moment;
+        groups come one after the other, so that what becomes of a task does not hang on how news are batched. Of each
+        task that changed, the last state is told.
+        """
+        changed: dict[str, Task] = {}
+        refused: list[str] = []
+        for group in groups:
+            refused += await self._group(tx, group, changed)
+        drafts, now = [], await self._store.now(tx)
+        for seq, task in enumerate(changed.values(), start=tx.next_seq):
+            saved = renewed(task, {}, seq, now)
+            await self._store.save(tx, saved)
+            drafts.append(draft_of(saved))
+        return Outcome(refused, drafts)
+
+    async def _group(self, tx: Transaction, group: Sequence[OwnedRun], changed: dict[str, Task]) -> list[str]:
+        task_id = group[0].task_id
+        task = changed.get(task_id) or await self._store.of_anyone(tx, task_id)
+        runs = {} if task is None else {run.run_id: run for run in await self._owned.of_task(tx, task_id)}
+        news, refused = [], []
+        for run in group:
+            why_not = _why_not(task, run, is_known=run.run_id in runs)
+            if why_not is not None:
+                refused.append(await self._refuse(tx, run, why_not))
+            elif task is not None and is_news(runs.get(run.run_id), run):
+                await self._owned.save(tx, run, stop=task.stops_runs)
+                runs[run.run_id] = run
+                news.append(run)
+        if task is None or not news:
+            return refused
+        wanted = followed(task, [runs[run_id] for run_id in sorted(runs)])
+        status = wanted["status"]
+        if task.is_over:
+            if status in TERMINAL and status != task.status:
+                refused.append(await self._refuse(tx, news[-1], "task_has_ended"))
+        elif status != task.status and status not in NEXT[task.status]:
+            refused.append(await self._refuse(tx, news[-1], "illegal_move"))
+        elif any(getattr(task, field) != value for field, value in wanted.items()):
+            changed[task_id] = structs.replace(task, **wanted)
+        return refused
+
+    async def _refuse(self, tx: Transaction, run: OwnedRun, reason: str) -> str:
+        await self._feeds.refuse(tx, self._feed, run, reason, f"the run is {run.status}")
+        return reason
+
+
+def _why_not(task: Task | None, run: OwnedRun, *, is_known: bool) -> str | None:
+    """Why a run does not belong to the task it names."""
+    if task is None:
+        return "no_such_task"
+    if task.tenant != run.tenant:
+        return "other_tenant"
+    if task.is_over and not is_known and not task.stops_runs:
+        return "task_has_ended"
+    return None
