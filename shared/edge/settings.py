@@ -74,7 +74,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self
 
 
-_OTHER = ("TAILRACE_TEST_", "TAILRACE_BENCH_")  # read by the tests and benchmarks, not by a service
+# read by the tests, the benchmarks and the commands that are clients, not by a service
+_OTHER = ("TAILRACE_TEST_", "TAILRACE_BENCH_", "TAILRACE_URL", "TAILRACE_TOKEN")
 
 
 def _sentence(fault: str, environment: Mapping[str, str]) -> str:
