@@ -16,7 +16,7 @@ from services.commands.terminal import Terminal
 from services.pages import pages
 from services.runs.app import RunsService
 from services.tasks.app import TasksService
-from shared.client import Client, ClientError
+from shared.client import Client, ClientError, Unavailable
 from shared.edge.process import Maker, renew_epoch
 from shared.edge.process import main as run_process
 
@@ -73,6 +73,11 @@ def _as_client(options: argparse.Namespace, work: Callable[[Client, Terminal], A
 
     try:
         return asyncio.run(run())
+    except Unavailable as error:
+        terminal.tell(
+            f"tailrace: nothing answers at {options.url}: {error}. `tailrace up` starts it; --url names another."
+        )
+        return OTHER
     except (ClientError, ValueError) as error:
         terminal.tell(f"tailrace: {error}")
         return USAGE if isinstance(error, ValueError) else OTHER
@@ -130,9 +135,7 @@ def _add_tail(commands: Any) -> None:
     parser = commands.add_parser("tail", help="watch something until it ends", description=text, epilog=EXIT_CODES)
     parser.add_argument("kind", choices=list(STREAMS))
     parser.add_argument("id", help="its id; of a preview, that of its generation")
-    parser.add_argument(
-        "--after", metavar="POSITION", help="start, now or a position; else what the stream begins with"
-    )
+    parser.add_argument("--after", metavar="POSITION", help="start, now or a position, in place of the usual beginning")
     parser.add_argument("--types", type=_names, metavar="TYPES", help="a comma list of event types; * stands for any")
     _add_client(parser)
 
@@ -141,9 +144,7 @@ def _add_submit(commands: Any) -> None:
     text = "Start a run, or several, and watch until the end. The ids come first, a line each."
     parser = commands.add_parser("submit", help="start runs and watch them", description=text, epilog=EXIT_CODES)
     parser.add_argument("task", help="what is to be done; - reads it from standard input")
-    parser.add_argument(
-        "--runner", default="sample", help="sample, openai, or that of your own workers (with --queued)"
-    )
+    parser.add_argument("--runner", default="sample", help="sample, openai, or your own workers' (with --queued)")
     parser.add_argument("--workers", type=int, default=1, help="how many workers the run has")
     parser.add_argument("--queued", action="store_true", help="let any worker take it")
     parser.add_argument("--count", type=_count, default=1, help="so many runs of the same, up to 100")

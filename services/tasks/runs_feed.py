@@ -7,13 +7,13 @@ from typing import Any
 from msgspec import structs
 
 from services.tasks.effects import Effects
-from services.tasks.feeds import Feeds
+from services.tasks.feeds import Feeds, Overtaken
 from services.tasks.owned_runs import OwnedRuns
 from services.tasks.rules import OwnedRun
 from services.tasks.store import TaskStore
 from shared.channel.channel import Channel
-from shared.channel.log import Outcome, Transaction
-from shared.client import Batch, Client, Follow, Received, consume
+from shared.channel.log import LogUnavailable, Outcome, Transaction
+from shared.client import Batch, Client, ClientError, Follow, Received, consume
 from shared.edge import metrics
 from shared.protocol.position import Position
 from shared.protocol.schema import Event, Schema
@@ -53,7 +53,7 @@ class RunsFeed:
 
     async def consume(self) -> None:
         """Follow the feed until cancelled."""
-        await consume(self._follow, self, self._handle)
+        await consume(self._follow, self, self._handle, on_trouble=_tell)
 
     async def load(self) -> str | None:
         """Where to go on; `consume` asks."""
@@ -122,6 +122,13 @@ class RunsFeed:
             if page["next_cursor"] is None:
                 return
             cursor = {"cursor": page["next_cursor"]}
+
+
+def _tell(error: Exception) -> None:
+    if isinstance(error, LogUnavailable | Overtaken | ClientError):
+        log.warning("the runs feed is followed again from its stored position", extra={"error": str(error)})
+    else:
+        log.error("news of runs could not be dealt with, and will come again", exc_info=error)
 
 
 def _owned(events: Iterable[Received]) -> list[OwnedRun]:
