@@ -14,13 +14,14 @@ from services.commands.submit import Submission, submit
 from services.commands.tail import STREAMS, tail
 from services.commands.terminal import Terminal
 from services.pages import pages
+from services.previews.app import PreviewsService
 from services.runs.app import RunsService
 from services.tasks.app import TasksService
 from shared.client import Client, ClientError, Unavailable
 from shared.edge.process import Maker, renew_epoch
 from shared.edge.process import main as run_process
 
-SERVICES: Mapping[str, Maker] = {"tasks": TasksService, "runs": RunsService}
+SERVICES: Mapping[str, Maker] = {"tasks": TasksService, "runs": RunsService, "previews": PreviewsService}
 EXIT_CODES = """\
 exit codes: 0 it ended well, 1 it failed, 2 wrong usage, 3 cancelled, 4 timed out, 5 anything else, 130 Ctrl-C"""
 

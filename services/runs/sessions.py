@@ -12,13 +12,6 @@ from shared.channel.log import Outcome, Transaction
 from shared.protocol.record import Draft
 from shared.protocol.schema import Built
 
-MAX_NAME = 200
-
-
-def is_name(text: str) -> bool:
-    """Whether a session, or a worker in it, can have this id: it must stand in a path."""
-    return 1 <= len(text) <= MAX_NAME and text.isprintable() and "/" not in text
-
 
 class Published(Struct, frozen=True):
     """`stored` counts the new events, repeats are not among them; `position` is that of the newest."""

@@ -9,11 +9,10 @@ from services.runs.agent_events import DEFAULT_TYPES, HEARD_FROM_WORKERS, REPLAY
 from services.runs.events import RUN_TYPES, SCHEMA, TERMINAL
 from services.runs.lifecycle import NO_RUN
 from services.runs.model import Run
-from services.runs.sessions import is_name
 from services.runs.store import RunStore
 from shared.channel.channel import Channel
 from shared.edge.admission import Ask, Connection, Follow, Subscription, list_parameter
-from shared.edge.ids import is_id
+from shared.edge.ids import is_id, is_name
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Missing
 from shared.protocol.filter import Filter, type_pattern

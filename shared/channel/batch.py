@@ -72,9 +72,7 @@ def batches(filter: Filter, epoch: str, after: int, page: Page, max_bytes: int) 
 def batch_of(filter: Filter, epoch: str, after: int, records: Sequence[Record], upto: int) -> Batch:
     """One batch of what the filter wants: it shows all but an end that its types hide."""
     shown = [record for record in records if record.ends is None or filter.shows(record)]
-    end = None
-    if filter.ends_with_subject:
-        end = next((record for record in records if record.ends is not None), None)
+    end = next((record for record in records if filter.is_end(record)), None)
     return Batch(epoch, after, upto, shown, size=sum(record.size for record in records), end=end)
 
 

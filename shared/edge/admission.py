@@ -167,6 +167,10 @@ class Ask(Struct, frozen=True):
             raise BadInput(f"types is empty; name some of {', '.join(schema.names)}, or leave it out for all")
         return cls(requested, is_default, None if types is None else schema.select(types), lossless, on_reset)
 
+    def from_position(self, position: Position | Anchor) -> "Ask":
+        """The same, from a position that the service chose."""
+        return structs.replace(self, requested=position)
+
     def subscribe(
         self,
         channel: Channel,

@@ -35,6 +35,12 @@ PARAMETERS: Mapping[str, str] = {
     "task_id": "only of this task",
     "kind": "only of this kind",
     "generation_id": "only of this generation",
+    "replace": "1: an active preview of the generation is stopped first",
+    "tail": "begin with so many of the last lines",
+    "before": "only lines before this one",
+    "level": "DEBUG, INFO, WARN or ERROR: lines of this level and above",
+    "stream": "stdout or stderr",
+    "q": "only lines with this text, in whatever case",
     "cursor": "the next_cursor of the page before",
     "interval": "seconds between two snapshots, from 0.1 to 10",
     "max_ticks": "the stream ends after so many intervals, the first snapshot being the first",
@@ -54,9 +60,11 @@ class EventfulJson(JsonRenderPlugin):
         return super().render(request, openapi_schema)
 
 
-def build_app(name: str, handlers: Sequence[Any], settings: Settings, events: EventSchema, **options: Any) -> Litestar:
+def build_app(
+    name: str, handlers: Sequence[Any], settings: Settings, events: EventSchema | None, **options: Any
+) -> Litestar:
     """The application of the service `name`. `options` go to Litestar."""
-    event_schemas = events.json_schema("#/components/schemas/{name}")["$defs"]
+    event_schemas = {} if events is None else events.json_schema("#/components/schemas/{name}")["$defs"]
     app = Litestar(
         route_handlers=handlers,
         guards=[_check_request],

@@ -112,8 +112,7 @@ async def _collect(subscription: Subscription, start: Start, poll: Poll) -> _Fou
             raise HistoryTrimmed("the log has begun a new epoch")
         wanted = [record for record in page.records if record.seq <= poll.last_seq]
         found.records += [record for record in wanted if subscription.filter.shows(record)]
-        if subscription.filter.ends_with_subject:
-            end = next((record.ends for record in wanted if record.ends is not None), end)
+        end = next((record.ends for record in wanted if subscription.filter.is_end(record)), end)
         found.head = max(page.state.head, page.scanned_to)
         found.scanned_to = max(start.after, min(page.scanned_to, poll.last_seq))
         if len(found.records) >= limit or page.scanned_to >= min(page.state.head, poll.last_seq):

@@ -18,4 +18,9 @@ LOCAL = Principal(tenant="default", owner="local")
 
 def principal_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
     """The principal of a request or a WebSocket."""
+    return principal_of_scope(connection.scope)
+
+
+def principal_of_scope(scope: Any) -> Principal:
+    """The same, where there is no framework."""
     return LOCAL

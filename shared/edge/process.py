@@ -15,6 +15,7 @@ from shared.channel.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from shared.channel.log import LogUnavailable
 from shared.channel.postgres import Database, PostgresEventLog
 from shared.edge import logs
+from shared.edge.access import AccessService
 from shared.edge.server import Server, address, allow_many_files, listen, quiet_libraries
 from shared.edge.service import Asgi, Front, Service
 from shared.edge.settings import Settings, SettingsError
@@ -81,16 +82,18 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
         database = await _database(settings, stack)
         settings = _with_neighbours(settings, makers, address(listener))
         streams = Streams(settings)
-        front = Front([make(settings, database, streams) for make in makers], streams, pages)
+        services = [AccessService(settings, database), *(make(settings, database, streams) for make in makers)]
+        front = Front(services, streams, pages)
         server = Server(front, settings, on_started=lambda: announce(address(listener)))
         await server.serve(sockets=[listener])
 
 
 def _with_neighbours(settings: Settings, makers: Sequence[Maker], own_url: str) -> Settings:
     """Services of one process find each other at its own address, unless told otherwise."""
-    if not settings.runs_url and any(make.name == "runs" for make in makers):
-        return structs.replace(settings, runs_url=own_url)
-    return settings
+    names = {make.name for make in makers}
+    found = {f"{name}_url": own_url for name in ("runs", "previews") if name in names}
+    found["public_url"] = own_url
+    return structs.replace(settings, **{name: url for name, url in found.items() if not getattr(settings, name)})
 
 
 async def _database(settings: Settings, stack: AsyncExitStack) -> Database:

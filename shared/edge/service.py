@@ -37,6 +37,11 @@ class Service(Protocol):
     def prefixes(self) -> Sequence[str]: ...
 
     @property
+    def host_pattern(self) -> re.Pattern[str] | None:
+        """The `Host`s whose requests it answers whatever their path; None: those of its prefixes only."""
+        ...
+
+    @property
     def asgi(self) -> Asgi: ...
 
     async def start(self) -> None:
@@ -48,7 +53,7 @@ class Service(Protocol):
         ...
 
     async def checks(self) -> Mapping[str, str]:
-        """What its work needs, by name: `ok` or a sentence that says what is wrong."""
+        """What its work needs, by name: `ok`, `ok: ` and what is to be known of it, or what is wrong."""
         ...
 
 
@@ -75,6 +80,10 @@ class Front:
 
     def _route(self, scope: Any) -> Asgi:
         path = scope["path"]
+        host = _host(scope)
+        for service in self._services:
+            if service.host_pattern is not None and service.host_pattern.fullmatch(host):
+                return service.asgi
         if scope["type"] == "http":
             if path in ("/health", "/metrics", "/ready"):
                 return {"/health": self._health, "/metrics": _metrics, "/ready": self._ready}[path]
@@ -98,7 +107,7 @@ class Front:
         for service in self._services:
             for name, state in (await service.checks()).items():
                 checks[f"{service.name}.{name}"] = state
-        well = all(state == "ok" for state in checks.values())
+        well = all(state.partition(":")[0] == "ok" for state in checks.values())
         body = msgspec.json.encode({"status": "ready" if well else "not ready", "checks": checks})
         await _answer(send, 200 if well else 503, "application/json", body)
 
@@ -148,6 +157,11 @@ async def _answer(send: Any, status: int, media_type: str, body: bytes) -> None:
     headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _host(scope: Any) -> str:
+    """What the caller calls us, in lower case; empty when it does not say."""
+    return next((str(value, "latin-1").lower() for name, value in scope["headers"] if name == b"host"), "")
 
 
 def _request_id(scope: Any) -> str:

@@ -39,6 +39,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     runs_inline_capacity: Annotated[int, Meta(ge=0, le=10_000)] = 32
     tasks_stream_interval_seconds: Annotated[float, Meta(ge=0.1, le=10)] = 1.0
     runs_url: str = ""
+    previews_url: str = ""
+    public_url: str = ""
+    preview_domain: str = "localhost"
+    preview_isolation: Literal["", "bubblewrap", "uid", "process"] = ""
+    preview_ttl_seconds: Annotated[float, Meta(gt=0, le=7 * 86_400)] = 3_600.0
+    previews_per_tenant: Annotated[int, Meta(ge=0, le=10_000)] = 10
+    preview_memory_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024)] = 512 * 1024 * 1024
+    preview_disk_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 512 * 1024 * 1024
+    preview_processes: Annotated[int, Meta(ge=4, le=100_000)] = 128
+    preview_log_lines: Annotated[int, Meta(ge=1_000)] = 500_000
+    preview_log_lines_per_second: Annotated[float, Meta(gt=0)] = 10_000.0
     openai_base_url: str = ""
     openai_api_key: str = ""
     openai_model: str = ""
@@ -67,8 +78,9 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"TAILRACE_HOST is {self.host}, but with TAILRACE_AUTH=off anybody who reaches it may do anything. "
                 "Listen on 127.0.0.1, or set TAILRACE_AUTH_OFF_BEYOND_LOOPBACK=true if that is what you want."
             )
-        if self.runs_url and not self.runs_url.startswith(("http://", "https://")):
-            raise SettingsError(f"TAILRACE_RUNS_URL is {self.runs_url!r}; give the runs service's http:// address.")
+        for name in ("runs_url", "previews_url", "public_url"):
+            if (url := getattr(self, name)) and not url.startswith(("http://", "https://")):
+                raise SettingsError(f"{PREFIX}{name.upper()} is {url!r}; give an address that begins with http://.")
         if not self.openai_api_key.strip().isascii() or not self.openai_api_key.strip().isprintable():
             raise SettingsError("TAILRACE_OPENAI_API_KEY has characters that no HTTP header can carry; set it anew.")
         return self

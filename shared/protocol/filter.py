@@ -16,7 +16,7 @@ class Filter(Struct, frozen=True):
     `types` holds exact names and globs in which `*` stands for any run of characters. `from_workers`, when set, holds
     the only types that are let through from workers. A filter of a single subject
     also learns of the event that ends it, whatever `types` says, since the end of a stream is never filtered; unless
-    it is `endless`.
+    it is `endless`. Ends up to the seq `ends_above` do not count: the subject has come back since.
     """
 
     tenant: str | None
@@ -26,6 +26,7 @@ class Filter(Struct, frozen=True):
     types: tuple[str, ...] | None = None
     from_workers: tuple[str, ...] | None = None
     endless: bool = False
+    ends_above: int = 0
 
     def shows(self, record: Record) -> bool:
         """Whether a reader is sent this event."""
@@ -35,9 +36,13 @@ class Filter(Struct, frozen=True):
 
     def wants(self, record: Record) -> bool:
         """Whether a reader must know of this event: it is shown, or it ends the only subject."""
-        if self.ends_with_subject and record.ends is not None:
+        if self.is_end(record):
             return self.covers(record)
         return self.shows(record)
+
+    def is_end(self, record: Record) -> bool:
+        """Whether a stream through this filter is over with this event, given that it covers it."""
+        return record.ends is not None and record.seq > self.ends_above and self.ends_with_subject
 
     def covers(self, record: Record) -> bool:
         """Whether the event lies inside the filter, types apart."""

@@ -13,13 +13,13 @@ from services.runs.backend import Backend
 from services.runs.events import RunStatus
 from services.runs.model import Mode, RunView, view
 from services.runs.requests import CreateBatch, CreateRun, InputRun, RunDetail, RunList, RunPage, RunState
-from services.runs.sessions import is_name
 from services.runs.steps import NewRun
 from services.runs.store import FILTERS
 from services.runs.subscriptions import Subscriptions
 from shared.edge.admission import AnyRequest, Connection
 from shared.edge.etags import etag_of, is_known
 from shared.edge.idempotency import IdempotencyKey, key_of
+from shared.edge.ids import is_name
 from shared.edge.listing import LIST_PARAMETERS, listing
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Busy, Unprocessable

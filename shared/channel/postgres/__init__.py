@@ -2,6 +2,7 @@
 
 from shared.channel.postgres.database import Database
 from shared.channel.postgres.log import PostgresEventLog
+from shared.channel.postgres.schema import prepare_schema
 from shared.channel.postgres.turn import Turn
 
-__all__ = ["Database", "PostgresEventLog", "Turn"]
+__all__ = ["Database", "PostgresEventLog", "Turn", "prepare_schema"]

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from asyncpg import Connection
 
+from shared.channel.postgres.database import Database, unavailable_means
+
 MIGRATION_SECONDS = 600.0
 
 # One service owns one PostgreSQL schema; {s} is its name.
@@ -49,6 +51,16 @@ LOG_STEPS = (
     );
     """,
 )
+
+
+async def prepare_schema(database: Database, schema: str, steps: Sequence[str]) -> None:
+    """Make the tables of a schema that holds no log. Raise LogUnavailable."""
+    connection = await database.connect("migrations")
+    try:
+        with unavailable_means():
+            await migrate(connection, schema, "service", steps)
+    finally:
+        await connection.close()
 
 
 async def migrate(connection: Connection, schema: str, part: str, steps: Sequence[str]) -> None:

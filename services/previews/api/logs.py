@@ -1,0 +1,31 @@
+"""The stored output of previews."""
+
+from collections.abc import Callable
+from typing import Any
+
+from litestar import Response, get
+from litestar.params import FromPath
+from litestar.response import Stream
+
+from services.previews.api.common import PREVIEW, backend_of, preview_of
+from services.previews.logs import LOG_PARAMETERS, LogPage, query_of
+from shared.edge.admission import AnyRequest
+
+
+@get(f"{PREVIEW}/logs", parameters=LOG_PARAMETERS)
+async def read_logs(request: AnyRequest, generation_id: FromPath[str]) -> Response[LogPage] | Stream:
+    """Stored lines, narrowed by number, level, stream and text; with `Accept: text/plain` all of them, as text."""
+    asked = query_of(request)
+    preview = await preview_of(request, generation_id)
+    logs = backend_of(request).logs
+    if "text/plain" not in request.headers.get("accept", ""):
+        return Response(await logs.page(preview.subject, asked))
+    headers = {
+        "content-disposition": f'attachment; filename="{preview.label}.log"',
+        "x-accel-buffering": "no",
+        "x-content-type-options": "nosniff",
+    }
+    return Stream(logs.text(preview.subject, asked), media_type="text/plain; charset=utf-8", headers=headers)
+
+
+HANDLERS: tuple[Callable[..., Any], ...] = (read_logs,)

@@ -1,0 +1,117 @@
+"""Previews: launching, listing, looking, and acting on them."""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import msgspec
+from litestar import Response, delete, get, patch, post
+from litestar.params import FromPath
+
+from services.previews.api.common import BASE, PREVIEW, backend_of, preview_of
+from services.previews.events import Kind, PreviewState
+from services.previews.launch import LaunchFailed, check_recipe
+from services.previews.model import Health, NewPreview, PreviewView, Recipe
+from services.previews.requests import ChangeFiles, CreatePreview, PreviewPage
+from services.previews.store import FILTERS
+from shared.edge.admission import AnyRequest, flag
+from shared.edge.etags import etag_of, is_known
+from shared.edge.ids import is_name
+from shared.edge.listing import LIST_PARAMETERS, listing
+from shared.edge.principal import principal_of
+from shared.edge.problems import BadInput
+from shared.protocol.position import Position
+
+
+@post(PREVIEW, status_code=202, parameters=("replace",))
+async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data: CreatePreview) -> Response[Any]:
+    """Launch a generated program. It is `preparing` now; its streams tell what becomes of it.
+
+    A generation has one active preview: another is refused with 409, or with `?replace=true` takes its place.
+    """
+    if not is_name(generation_id):
+        raise BadInput("a generation's id has 1 to 200 printable characters and no slash")
+    backend, principal = backend_of(request), principal_of(request)
+    ttl = data.ttl_seconds or backend.ttl_seconds
+    if ttl > backend.ttl_seconds:
+        raise BadInput(f"ttl_seconds is {ttl:g}; a preview lives at most {backend.ttl_seconds:g} s here")
+    health = Health(**msgspec.structs.asdict(data.health))
+    recipe = Recipe(
+        entry=data.entry, command=data.command, env=data.env, health=health, ttl_seconds=ttl, network=data.network
+    )
+    try:
+        check_recipe(data.kind, data.entry, data.command, data.env)
+    except LaunchFailed as error:
+        raise BadInput(str(error)) from None
+    backend.check_files(data.files)
+    if flag(request, "replace"):
+        await backend.replace(principal.tenant, generation_id)
+    new = NewPreview(
+        tenant=principal.tenant,
+        owner=principal.owner,
+        generation_id=generation_id,
+        kind=data.kind,
+        recipe=recipe,
+        files=data.files,
+    )
+    preview = await backend.launch(new)
+    return _shown(backend.shown(preview), status=202)
+
+
+@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS))
+async def list_previews(request: AnyRequest) -> PreviewPage:
+    """Previews, newest first."""
+    asked = listing(request, "prv", FILTERS, {"status": get_args(PreviewState), "kind": get_args(Kind)})
+    backend, tenant = backend_of(request), principal_of(request).tenant
+    previews, epoch, head = await backend.store.page(backend.store.pool, tenant, asked)
+    more = len(previews) > asked.limit
+    previews = previews[: asked.limit]
+    shown = [backend.shown(preview) for preview in previews]
+    return PreviewPage(shown, previews[-1].id if more else None, str(Position(epoch, head)))
+
+
+@get(PREVIEW)
+async def get_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[PreviewView | None]:
+    """The generation's newest preview."""
+    shown = backend_of(request).shown(await preview_of(request, generation_id))
+    etag = etag_of(shown.last_position)
+    if is_known(request, etag):
+        return Response(None, status_code=304, headers={"etag": etag})
+    return Response(shown, headers={"etag": etag})
+
+
+@delete(PREVIEW, status_code=202)
+async def stop_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[Any]:
+    """Stop an active preview: 202, its output stays. Remove one that has ended, with its output: 204."""
+    backend, preview = backend_of(request), await preview_of(request, generation_id)
+    if preview.is_over:
+        await backend.lifecycle.delete(preview.id)
+        return Response(None, status_code=204)
+    return _shown(backend.shown(await backend.stop(preview)), status=202)
+
+
+@post(f"{PREVIEW}/restart", status_code=202)
+async def restart_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[PreviewView]:
+    """Start the program again, from its files: the next attempt of the same preview, whose streams go on."""
+    backend, preview = backend_of(request), await preview_of(request, generation_id)
+    return _shown(backend.shown(await backend.restart(preview)), status=202)
+
+
+@patch(f"{PREVIEW}/files")
+async def change_files(request: AnyRequest, generation_id: FromPath[str], data: ChangeFiles) -> Response[PreviewView]:
+    """Write or remove files where the program runs, and for its next attempts: all, or none if one is refused."""
+    backend, preview = backend_of(request), await preview_of(request, generation_id)
+    return _shown(backend.shown(await backend.change_files(preview, data.files)))
+
+
+def _shown(shown: PreviewView, *, status: int = 200) -> Response[PreviewView]:
+    return Response(shown, status_code=status, headers={"etag": etag_of(shown.last_position)})
+
+
+HANDLERS: tuple[Callable[..., Any], ...] = (
+    launch_preview,
+    list_previews,
+    get_preview,
+    stop_preview,
+    restart_preview,
+    change_files,
+)

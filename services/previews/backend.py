@@ -1,0 +1,104 @@
+"""What the handlers of the previews service work with."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.previews.filemap import FileLimits, FilesRefused, check_files
+from services.previews.lifecycle import NO_PREVIEW, Lifecycle
+from services.previews.logs import Logs
+from services.previews.model import NewPreview, Preview, PreviewView, view
+from services.previews.program import Program
+from services.previews.programs import Programs
+from services.previews.store import PreviewStore
+from services.previews.subscriptions import Subscriptions
+from shared.channel.channel import Channel
+from shared.edge.problems import BadInput, Conflict, Missing
+from shared.edge.streams import Streams
+
+REPLACE_SECONDS = 15.0  # a program that is told to stop has 5, and is killed then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """Made once by the composition root."""
+
+    channel: Channel
+    store: PreviewStore
+    lifecycle: Lifecycle
+    programs: Programs
+    logs: Logs
+    subscriptions: Subscriptions
+    streams: Streams
+    file_limits: FileLimits
+    quota: int
+    ttl_seconds: float
+
+    def shown(self, preview: Preview) -> PreviewView:
+        return view(preview, self.channel.state.epoch, self.lifecycle.address(preview))
+
+    async def launch(self, new: NewPreview) -> Preview:
+        """Store a preview and start its program. Raise Conflict, Busy, Unprocessable."""
+        preview = await self.lifecycle.create(new, quota=self.quota)
+        await self.programs.launch(preview)
+        return preview
+
+    async def replace(self, tenant: str, generation_id: str) -> None:
+        """End the generation's active preview, if it has one."""
+        preview = await self.store.of_generation(self.store.pool, tenant, generation_id)
+        if preview is None or preview.is_over:
+            return
+        program = self._program(preview)
+        program.ask("stop")
+        try:
+            async with asyncio.timeout(REPLACE_SECONDS):
+                await program.ended()
+        except TimeoutError:
+            raise Conflict("The preview that is to be replaced does not end; try again.") from None
+
+    async def stop(self, preview: Preview) -> Preview:
+        """Ask an active preview to stop."""
+        self._program(preview).ask("stop")
+        return await self._again(preview)
+
+    async def restart(self, preview: Preview) -> Preview:
+        """Ask an active preview to start again; start one that has ended."""
+        if not preview.is_over:
+            self._program(preview).ask("restart")
+            return await self._again(preview)
+        preview = await self.lifecycle.again(preview.id)
+        await self.programs.launch(preview)
+        return preview
+
+    async def change_files(self, preview: Preview, changes: Mapping[str, str | None]) -> Preview:
+        """Change files where the program runs, and what its next attempt begins with."""
+        files = await self.store.files(self.store.pool, preview.id)
+        kept = {name: text for name, text in {**files, **changes}.items() if text is not None}
+        self.check_files(kept)
+        program = self.programs.get(preview.id)
+        try:
+            if program is not None:
+                await program.change_files(changes)
+        except FilesRefused as error:
+            raise BadInput(f"{error}. Nothing was changed.") from None
+        await self.lifecycle.change_files(preview.id, kept)
+        return await self._again(preview)
+
+    async def _again(self, preview: Preview) -> Preview:
+        found = await self.store.get(self.store.pool, preview.id)
+        if found is None:
+            raise Missing(NO_PREVIEW)
+        return found
+
+    def check_files(self, files: Mapping[str, str]) -> None:
+        """Raise BadInput for files that cannot be taken, any of them."""
+        try:
+            check_files(files, self.file_limits)
+        except FilesRefused as error:
+            raise BadInput(f"files: {error}. Nothing was stored.") from None
+
+    def _program(self, preview: Preview) -> Program:
+        program = self.programs.get(preview.id)
+        if program is None:
+            raise Conflict("The preview is not running in this process.", preview_status=preview.status)
+        return program

@@ -1,0 +1,223 @@
+"""The life of a preview: every change of its row, checked, together with the event that tells of it."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import structs
+
+from services.previews.events import SCHEMA, TERMINAL, Deleted, Isolation, PreviewState, PreviewStatus, Ready
+from services.previews.model import NEXT, NewPreview, Preview
+from services.previews.store import PreviewStore
+from shared.channel.channel import Channel
+from shared.channel.log import Outcome, Transaction
+from shared.edge.ids import new_id
+from shared.edge.problems import Busy, Conflict, Missing
+from shared.protocol.record import DELETED, Draft
+from shared.protocol.schema import Event
+
+NO_PREVIEW = "There is no such preview."
+
+Address = Callable[[Preview], str]
+"""The URL at which people open a preview."""
+
+
+class Lifecycle:
+    """Runs each change as a command of the channel, so that all changes of all processes happen one after another."""
+
+    def __init__(
+        self, channel: Channel, store: PreviewStore, host: str, isolation: Callable[[], Isolation], address: Address
+    ) -> None:
+        self._channel = channel
+        self._store = store
+        self._host = host
+        self._isolation = isolation  # that of now; raises Unprocessable when nothing can be launched
+        self.address = address
+
+    # ── from outside ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, new: NewPreview, *, quota: int) -> Preview:
+        """Store a new preview. Raise Conflict when its generation has an active one, Busy when its tenant has as many
+        as it may, Unprocessable when nothing can be launched.
+        """
+        preview_id, isolation = new_id("prv"), self._isolation()
+
+        async def change(tx: Transaction) -> Outcome[Preview]:
+            known = await self._store.of_generation(tx, new.tenant, new.generation_id, lock=True)
+            if known is not None and not known.is_over:
+                raise Conflict(
+                    f"This generation has a preview that is {known.status}: stop it first, or use ?replace=true.",
+                    preview_id=known.id,
+                    preview_status=known.status,
+                )
+            if await self._store.count_active(tx, new.tenant) >= quota:
+                raise Busy(f"this tenant has {quota} previews running; stop one first", retry_after_seconds=5)
+            now = await self._store.now(tx)
+            preview = Preview(
+                id=preview_id,
+                tenant=new.tenant,
+                owner=new.owner,
+                generation_id=new.generation_id,
+                host=self._host,
+                status="preparing",
+                kind=new.kind,
+                recipe=new.recipe,
+                file_names=sorted(new.files),
+                isolation=isolation,
+                attempt=1,
+                exit=None,
+                message=None,
+                ready_after_ms=None,
+                tail=(),
+                created_at=now,
+                started_at=None,
+                stopped_at=None,
+                expires_at=now + timedelta(seconds=new.recipe.ttl_seconds),
+                revived_seq=0,
+                moved_at=now,
+                last_seq=tx.next_seq,
+            )
+            await self._store.insert(tx, preview)
+            await self._store.save_files(tx, preview.id, new.files)
+            return Outcome(preview, [self._draft(preview, self._status(preview, now))])
+
+        return (await self._channel.execute(change)).value
+
+    async def change_files(self, preview_id: str, files: Mapping[str, str]) -> None:
+        """Keep the files with which the next attempt begins."""
+
+        async def change(tx: Transaction) -> Outcome[None]:
+            preview = await self._find(tx, preview_id)
+            await self._store.save(tx, structs.replace(preview, file_names=sorted(files)))
+            await self._store.save_files(tx, preview_id, files)
+            return Outcome(None)
+
+        await self._channel.execute(change, size=sum(map(len, files.values())))
+
+    async def delete(self, preview_id: str) -> None:
+        """Remove a preview that has ended, and its output from every read. Raise Conflict while it goes on."""
+
+        async def change(tx: Transaction) -> Outcome[None]:
+            preview = await self._find(tx, preview_id)
+            if not preview.is_over:
+                raise Conflict(f"The preview is {preview.status}: stop it first.", preview_status=preview.status)
+            await self._store.delete(tx, preview)
+            now = await self._store.now(tx)
+            event = Deleted(tenant=preview.tenant, ts=now, preview_id=preview.id, generation_id=preview.generation_id)
+            return Outcome(None, [self._draft(preview, event)])
+
+        await self._channel.execute(change)
+
+    # ── what becomes of it ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def move(self, preview_id: str, status: PreviewState, **told: Any) -> Preview:
+        """The preview in its next status, with what is told of it. Raise Conflict for a move that is not allowed."""
+
+        async def change(tx: Transaction) -> Outcome[Preview]:
+            preview = await self._find(tx, preview_id)
+            now = await self._store.now(tx)
+            moved = _moved(preview, status, now, tx.next_seq, told)
+            await self._store.save(tx, moved)
+            return Outcome(moved, [self._draft(moved, self._status(moved, now))])
+
+        return (await self._channel.execute(change)).value
+
+    async def ready(self, preview_id: str, after_ms: int) -> Preview:
+        """It has answered: running, and ready to be opened."""
+
+        async def change(tx: Transaction) -> Outcome[Preview]:
+            preview = await self._find(tx, preview_id)
+            now = await self._store.now(tx)
+            moved = _moved(preview, "running", now, tx.next_seq, {"ready_after_ms": after_ms})
+            await self._store.save(tx, moved)
+            ready = Ready(
+                tenant=moved.tenant,
+                ts=now,
+                preview_id=moved.id,
+                generation_id=moved.generation_id,
+                url=self.address(moved),
+                ready_after_ms=after_ms,
+                attempt=moved.attempt,
+            )
+            drafts = [self._draft(moved, event) for event in (self._status(moved, now), ready)]
+            return Outcome(moved, drafts)
+
+        return (await self._channel.execute(change)).value
+
+    async def again(self, preview_id: str) -> Preview:
+        """The next attempt of the same preview, which has ended or is about to. Raise Conflict while it runs, or when
+        the generation has another preview by now.
+        """
+        isolation = self._isolation()
+
+        async def change(tx: Transaction) -> Outcome[Preview]:
+            preview = await self._find(tx, preview_id)
+            newest = await self._store.of_generation(tx, preview.tenant, preview.generation_id)
+            if newest is not None and newest.id != preview.id and not newest.is_over:
+                raise Conflict("This generation has another preview by now.", preview_id=newest.id)
+            now = await self._store.now(tx)
+            told = {
+                "attempt": preview.attempt + 1,
+                "host": self._host,
+                "isolation": isolation,
+                "exit": None,
+                "message": None,
+                "ready_after_ms": None,
+                "tail": (),
+                "started_at": None,
+                "stopped_at": None,
+                "expires_at": now + timedelta(seconds=preview.recipe.ttl_seconds),
+                "revived_seq": tx.next_seq,
+            }
+            moved = _moved(preview, "preparing", now, tx.next_seq, told)
+            await self._store.save(tx, moved)
+            return Outcome(moved, [self._draft(moved, self._status(moved, now))])
+
+        return (await self._channel.execute(change)).value
+
+    # ── together ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _find(self, tx: Transaction, preview_id: str) -> Preview:
+        preview = await self._store.get(tx, preview_id, lock=True)
+        if preview is None:
+            raise Missing(NO_PREVIEW)
+        return preview
+
+    def status_draft(self, preview: Preview) -> Draft:
+        """The event that told of its newest status."""
+        return self._draft(preview, self._status(preview, preview.moved_at))
+
+    def _status(self, preview: Preview, now: datetime) -> PreviewStatus:
+        return PreviewStatus(
+            tenant=preview.tenant,
+            ts=now,
+            preview_id=preview.id,
+            generation_id=preview.generation_id,
+            status=preview.status,
+            kind=preview.kind,
+            attempt=preview.attempt,
+            isolation=preview.isolation,
+            url=self.address(preview),
+            exit=preview.exit,
+            ready_after_ms=preview.ready_after_ms,
+            message=preview.message,
+            expires_at=preview.expires_at,
+        )
+
+    @staticmethod
+    def _draft(preview: Preview, event: Event) -> Draft:
+        built = SCHEMA.built(event)
+        ends = DELETED if isinstance(event, Deleted) else preview.status if preview.is_over else None
+        return Draft(type=built.type, tenant=preview.tenant, subject=preview.subject, ends=ends, data=built.data)
+
+
+def _moved(preview: Preview, status: PreviewState, now: datetime, seq: int, told: Mapping[str, Any]) -> Preview:
+    """Raise Conflict for a move that is not allowed."""
+    if status != preview.status and status not in NEXT[preview.status]:
+        raise Conflict(f"A preview that is {preview.status} cannot become {status}.", preview_status=preview.status)
+    times: dict[str, Any] = {}
+    if status == "starting":
+        times["started_at"] = now
+    elif status in TERMINAL:
+        times |= {"stopped_at": now, "expires_at": None}
+    return structs.replace(preview, status=status, moved_at=now, last_seq=seq, **{**times, **told})

@@ -1,0 +1,149 @@
+"""The two doors to programs: the passage below the API, and each program's own origin.
+
+At its own origin a program is entered with a ticket, which becomes a cookie of that host alone. The cookie ends with
+the preview's attempt here: a process that starts anew knows none.
+"""
+
+import hashlib
+import re
+import secrets
+from typing import Any
+from urllib.parse import unquote
+
+from services.previews.model import SERVING, Preview, passage_of
+from services.previews.passage import http, websocket
+from services.previews.passage.headers import COOKIE, cookie_in, is_service_worker
+from services.previews.passage.way import Way
+from services.previews.program import Program
+from services.previews.programs import Programs
+from services.previews.store import PreviewStore
+from services.previews.subscriptions import Subscriptions
+from shared.channel.log import LogUnavailable
+from shared.edge.ids import is_id
+from shared.edge.principal import principal_of_scope
+from shared.edge.problems import Away, Conflict, Forbidden, Missing, Problem
+from shared.edge.tickets import Tickets
+
+PASSAGE = re.compile(r"/api/v1/generations/([^/]+)/preview/app(/.*)?", re.DOTALL)
+MAX_COOKIES = 1_000
+
+
+class Doors:
+    """Answers requests for programs of this process."""
+
+    def __init__(
+        self,
+        programs: Programs,
+        store: PreviewStore,
+        subscriptions: Subscriptions,
+        tickets: Tickets,
+        domain: str,
+    ) -> None:
+        self._programs = programs
+        self._store = store
+        self._subscriptions = subscriptions
+        self._tickets = tickets
+        self._domain = domain
+        self._entered: dict[str, str] = {}  # hashes of cookies, and the previews they open
+
+    def preview_of_host(self, host: str) -> str | None:
+        """The id of the preview whose own origin this is."""
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        label, _, domain = name.lower().partition(".")
+        preview_id = label.replace("-", "_", 1)
+        return preview_id if domain == self._domain and is_id("prv", preview_id) else None
+
+    async def passage(self, scope: Any, receive: Any, send: Any, match: "re.Match[str]") -> None:
+        """`…/preview/app/…`: for programs, with the caller's own credentials."""
+        raw = _path(scope)
+        parts = raw.split(b"/preview/app", 1)
+        path = parts[1] if len(parts) == 2 else b""
+        try:
+            tenant = principal_of_scope(scope).tenant
+            preview = await self._subscriptions.require(tenant, unquote(raw.split(b"/")[4].decode("latin-1")))
+            program = self._program(preview)
+            await hand_through(scope, receive, send, Way(program.socket, _target(scope, path or b"/"), "passage"))
+        except (Problem, LogUnavailable) as problem:
+            await _tell(send, scope, problem)
+
+    async def origin(self, scope: Any, receive: Any, send: Any, preview_id: str) -> None:
+        """`prv-01j….<domain>`: for people."""
+        try:
+            preview = await self._store.get(self._store.pool, preview_id)
+            if preview is None:
+                raise Missing("There is no such preview.")
+            ticket = _ticket_in(scope)
+            if ticket is not None and scope["type"] == "http":
+                await self._admit(scope, send, preview, ticket)
+                return
+            cookie = cookie_in(scope["headers"])
+            if cookie is None or self._entered.get(_hash(cookie)) != preview.id:
+                raise Forbidden("Enter with a ticket: POST /api/v1/stream-tickets gives one for the preview's passage.")
+            if is_service_worker(scope["headers"]):
+                raise Forbidden("A preview cannot install a service worker: it would outlive the preview.")
+            program = self._program(preview)
+            await hand_through(scope, receive, send, Way(program.socket, _target(scope, _path(scope)), "origin"))
+        except (Problem, LogUnavailable) as problem:
+            await _tell(send, scope, problem)
+
+    def _program(self, preview: Preview) -> Program:
+        program = self._programs.get(preview.id)
+        if preview.status not in SERVING or program is None:
+            raise Conflict(f"The preview is {preview.status}: it answers while it runs.", preview_status=preview.status)
+        return program
+
+    async def _admit(self, scope: Any, send: Any, preview: Preview, ticket: str) -> None:
+        """A ticket becomes a cookie; the browser comes again without it in the address."""
+        path = f"{passage_of(preview.generation_id)}/"
+        principal = await self._tickets.redeem(ticket, path)
+        if principal is None or principal.tenant != preview.tenant:
+            raise Forbidden("This ticket is used, too old, or for something else: get another.")
+        cookie = secrets.token_urlsafe(32)
+        while len(self._entered) >= MAX_COOKIES:
+            del self._entered[next(iter(self._entered))]
+        self._entered[_hash(cookie)] = preview.id
+        secure = "; Secure" if scope["scheme"] == "https" else ""
+        told = f"{COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax{secure}"
+        headers = [
+            (b"location", b"/" + _path(scope).lstrip(b"/")),  # //elsewhere is another host
+            (b"set-cookie", told.encode()),
+            (b"cache-control", b"no-store"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"content-length", b"0"),
+        ]
+        await send({"type": "http.response.start", "status": 303, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def hand_through(scope: Any, receive: Any, send: Any, way: Way) -> None:
+    transport = http if scope["type"] == "http" else websocket
+    await transport.hand_through(scope, receive, send, way)
+
+
+def _path(scope: Any) -> bytes:
+    """As it was sent: what is escaped stays escaped."""
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    return path.partition(b"?")[0]
+
+
+def _target(scope: Any, path: bytes) -> bytes:
+    query: bytes = scope["query_string"]
+    return path + (b"?" + query if query else b"")
+
+
+def _ticket_in(scope: Any) -> str | None:
+    query = scope["query_string"]
+    return (
+        str(query.removeprefix(b"ticket="), "latin-1") if query.startswith(b"ticket=") and b"&" not in query else None
+    )
+
+
+def _hash(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode()).hexdigest()
+
+
+async def _tell(send: Any, scope: Any, error: Exception) -> None:
+    problem = error if isinstance(error, Problem) else Away(str(error), retry_after_seconds=2)
+    after = problem.retry_after_seconds
+    headers = () if after is None else ((b"retry-after", str(after).encode()),)
+    await http.refuse(send, scope, problem.status, problem.detail, headers)

@@ -1,0 +1,50 @@
+"""`POST /api/v1/stream-tickets`, which every process answers: a small service beside the others."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from litestar import Response, post
+from msgspec import Meta, Struct
+
+from shared.channel.postgres import Database
+from shared.edge.admission import AnyRequest
+from shared.edge.app import build_app
+from shared.edge.principal import principal_of
+from shared.edge.settings import Settings
+from shared.edge.tickets import Ticket, Tickets
+
+
+class TicketAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`path` is that of the stream, or a preview's `passage`, without a query."""
+
+    path: Annotated[str, Meta(max_length=2_000, pattern=r"^/api/v1/[^?#\x00-\x20]+\Z")]
+
+
+@post("/api/v1/stream-tickets", status_code=201)
+async def issue_ticket(request: AnyRequest, data: TicketAsked) -> Response[Ticket]:
+    """A ticket for one path, good once and for 30 seconds."""
+    tickets: Tickets = request.app.state.tickets
+    ticket = await tickets.issue(principal_of(request), data.path)
+    return Response(ticket, status_code=201, headers={"cache-control": "no-store"})
+
+
+class AccessService:
+    """Tickets, in one process."""
+
+    name = "access"
+    prefixes = ("/api/v1/stream-tickets",)
+    host_pattern = None
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._tickets = Tickets(database)
+        self.asgi = build_app(self.name, [issue_ticket], settings, None)
+        self.asgi.state.tickets = self._tickets
+
+    async def start(self) -> None:
+        await self._tickets.start()
+
+    async def stop(self) -> None:
+        return None
+
+    async def checks(self) -> Mapping[str, str]:
+        return {}
