@@ -104,6 +104,7 @@ def test_a_partial_line_is_replaced_while_it_waits() -> None:
     buffer.put("stdout", Piece("Name? Anna"), "INFO", at(2))
     put(buffer, "next")
     assert numbered(buffer) == [(1, "Name? Anna"), (2, "other"), (3, "next")]
+    assert buffer.size_bytes == 0
 
 
 def test_a_partial_line_that_was_taken_keeps_its_number() -> None:
@@ -192,7 +193,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(actions)
 def test_every_line_is_taken_or_counted_where_it_was(todo: list[Action]) -> None:
     """Follow what is taken: the next line is the one expected, and N later after `lines dropped: N`."""
@@ -246,7 +247,7 @@ printed = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(printed)
 def test_a_viewer_shows_every_line_once_whenever_batches_and_flushes_come(
     chunks: list[tuple[Stream, bytes, bool, bool]],

@@ -126,7 +126,7 @@ names = st.text(st.sampled_from("aé\u0301./\\ \0\n-~") | st.characters(), max_s
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.dictionaries(names, st.text(max_size=3), max_size=6))
 def test_what_is_taken_is_one_file_each_below_the_directory(files: dict[str, str]) -> None:
     try:

@@ -156,6 +156,14 @@ def test_a_failed_write_leaves_no_half_file(inside: Path, monkeypatch: pytest.Mo
     assert tree(inside) == {"a": "old"}
 
 
+def test_a_short_write_is_continued(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda file, content: whole(file, content[:3]))
+    write(inside, a="0123456789")
+    monkeypatch.undo()
+    assert tree(inside) == {"a": "0123456789"}
+
+
 def test_a_patch_writes_and_removes(inside: Path) -> None:
     write_files(inside, check_files({"keep": "1", "change": "1", "d/gone": "1"}, LIMITS))
     done = apply_patch(inside, {"change": "2", "new/x": "2", "d/gone": None, "never/was": None}, LIMITS)

@@ -3,7 +3,7 @@
 import traceback
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.previews.levels import LevelReader, say_level
@@ -202,6 +202,13 @@ def test_lines_with_a_level_of_their_own_do_not_end_a_traceback() -> None:
     assert levels("\n".join(mixed)) == ["ERROR"] * 3 + ["INFO", "INFO"] + ["ERROR"] * 5 + ["INFO"]
 
 
+def test_a_group_goes_on_after_a_line_with_a_level_of_its_own() -> None:
+    lines = group().splitlines()
+    place = next(index for index, line in enumerate(lines) if line.startswith("    | ValueError"))
+    found = levels("\n".join([*lines[:place], "INFO: fine", *lines[place:]]))
+    assert found == ["ERROR"] * place + ["INFO"] + ["ERROR"] * (len(lines) - place)
+
+
 @pytest.mark.parametrize("start", [PLAIN.splitlines()[0], NODE.splitlines()[4], '  | File "x", line 1', GO[11:34]])
 @pytest.mark.parametrize("line", ["    - indented", "hello from the program", "INFO: fine"])
 def test_an_interrupted_traceback_does_not_go_on_for_ever(start: str, line: str) -> None:
@@ -240,6 +247,7 @@ def test_a_partial_line_changes_nothing() -> None:
     assert reader.read(Piece("next")) == "INFO"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400))
 def test_any_text_has_a_level(text: str) -> None:
     reader = LevelReader()
