@@ -127,6 +127,14 @@ class CaptureBuffer:
         self._bucket.spend(len(taken))
         return taken
 
+    def slow_down(self, lines_per_second: float) -> None:
+        """From now on no more than this is taken, whatever the limits say."""
+        self._bucket = _Bucket(lines_per_second, max(1, int(lines_per_second)))
+
+    def unbound(self) -> None:
+        """What waits may be taken at once: the program has ended, and no more comes."""
+        self._bucket.fill(len(self))
+
     def seconds_to_take(self, now: datetime) -> float | None:
         """How long until `take` gives something; None: not before something is put."""
         return self._bucket.seconds_to_one(now) if self else None
@@ -198,6 +206,9 @@ class _Bucket:
 
     def spend(self, tokens: int) -> None:
         self._tokens -= tokens
+
+    def fill(self, tokens: int) -> None:
+        self._tokens = self._burst = max(self._burst, tokens)
 
     def seconds_to_one(self, now: datetime) -> float:
         return 0.0 if self.available(now) else (1 - self._tokens) / self._rate

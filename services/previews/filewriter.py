@@ -43,21 +43,28 @@ class Written(Struct, frozen=True):
 
 def write_files(directory: int | Path, files: CheckedFiles) -> Written:
     """Write what check_files gave. `directory` is a path or an open directory. Raise Obstructed, or OSError."""
-    return _apply(directory, files, [])
+    return _apply(directory, files, [], None)
 
 
-def apply_patch(directory: int | Path, changes: Mapping[str, str | bytes | None], limits: FileLimits) -> Written:
+def apply_patch(
+    directory: int | Path,
+    changes: Mapping[str, str | bytes | None],
+    limits: FileLimits,
+    owner: int | None = None,
+) -> Written:
     """Write the files that have text, remove those that have None. Raise FilesRefused, or OSError.
+
+    `owner` is the user, and group, whose all that is written becomes: for root, in the directory of a program.
 
     The limits are for the changes alone: hold the map that results against `check_files` to bound the whole. Removed is
     the name: a link, never what it points to. Directories stay, also empty.
     """
     removals = check_names((name for name, text in changes.items() if text is None), limits)
     files = check_files({name: text for name, text in changes.items() if text is not None}, limits)
-    return _apply(directory, files, sorted(removals.values()))
+    return _apply(directory, files, sorted(removals.values()), owner)
 
 
-def _apply(directory: int | Path, files: CheckedFiles, removals: list[PurePosixPath]) -> Written:
+def _apply(directory: int | Path, files: CheckedFiles, removals: list[PurePosixPath], owner: int | None) -> Written:
     with _root(directory) as root:
         for path in removals:
             _check_removal(root, path)
@@ -65,7 +72,7 @@ def _apply(directory: int | Path, files: CheckedFiles, removals: list[PurePosixP
             _check_place(root, path, frozenset(removals))
         removed = [path for path in removals if _remove(root, path)]
         for path, content in files:
-            _write(root, path, content)
+            _write(root, path, content, owner)
     return Written([path for path, _ in files], removed)
 
 
@@ -82,12 +89,12 @@ def _root(directory: int | Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _parent(root: int, path: PurePosixPath, *, make: bool) -> Iterator[int]:
+def _parent(root: int, path: PurePosixPath, *, make: bool, owner: int | None = None) -> Iterator[int]:
     """The open directory that `path` is in. With `make` what is missing is made, else FileNotFoundError."""
     current = os.dup(root)
     try:
         for component in path.parts[:-1]:
-            inner = _enter(current, component, path, make=make)
+            inner = _enter(current, component, path, make=make, owner=owner)
             os.close(current)
             current = inner
         yield current
@@ -95,7 +102,7 @@ def _parent(root: int, path: PurePosixPath, *, make: bool) -> Iterator[int]:
         os.close(current)
 
 
-def _enter(parent: int, component: str, path: PurePosixPath, *, make: bool) -> int:
+def _enter(parent: int, component: str, path: PurePosixPath, *, make: bool, owner: int | None) -> int:
     made = False
     if make:
         with contextlib.suppress(FileExistsError):
@@ -112,6 +119,8 @@ def _enter(parent: int, component: str, path: PurePosixPath, *, make: bool) -> i
     if made:
         with contextlib.suppress(PermissionError):  # another directory was put here in the meantime
             os.fchmod(opened, 0o755)  # whatever the umask
+            if owner is not None:
+                os.fchown(opened, owner, owner)
     return opened
 
 
@@ -142,21 +151,23 @@ def _remove(root: int, path: PurePosixPath) -> bool:
     return True
 
 
-def _write(root: int, path: PurePosixPath, content: bytes) -> None:
+def _write(root: int, path: PurePosixPath, content: bytes, owner: int | None) -> None:
     try:
-        with _parent(root, path, make=True) as parent:
-            _replace(parent, path.name, content)
+        with _parent(root, path, make=True, owner=owner) as parent:
+            _replace(parent, path.name, content, owner)
     except IsADirectoryError:
         raise Obstructed(f"{str(path)!r} is a directory: choose another name") from None
     except FileNotFoundError:
         raise Obstructed(f"{str(path)!r} was removed while it was written: send the files again") from None
 
 
-def _replace(parent: int, name: str, content: bytes) -> None:
+def _replace(parent: int, name: str, content: bytes, owner: int | None) -> None:
     temporary = f"{RESERVED}-{secrets.token_hex(8)}"
     file = os.open(temporary, _NEW_FILE, 0o600, dir_fd=parent)
     try:
         _write_all(file, content)
+        if owner is not None:
+            os.fchown(file, owner, owner)
         os.fchmod(file, 0o755 if content.startswith(b"#!") else 0o644)
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:

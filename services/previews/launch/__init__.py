@@ -18,7 +18,7 @@ from services.previews.launch.isolation import IsolationUnavailable, Tier, prote
 from services.previews.launch.launcher import Launcher
 from services.previews.launch.output import OnOutput, Stream
 from services.previews.launch.process import Child
-from services.previews.launch.spec import Exit, Kind, LaunchFailed, LaunchSpec, Limits, SpecRefused
+from services.previews.launch.spec import Exit, Kind, LaunchFailed, LaunchSpec, Limits, SpecRefused, check_recipe
 from services.previews.launch.sweep import sweep
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "SpecRefused",
     "Stream",
     "Tier",
+    "check_recipe",
     "detect",
     "protect_this_process",
     "sweep",

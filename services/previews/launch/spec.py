@@ -5,7 +5,7 @@ LaunchFailed
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,30 +79,35 @@ class Exit(Struct, frozen=True):
     reason: Reason
 
 
+def check_recipe(kind: Kind, entry: str, command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Raise SpecRefused for what could be launched nowhere, whatever the files."""
+    _check_entry(kind, entry, command)
+    _check_environment(env)
+
+
 def check(spec: LaunchSpec) -> None:
     """Raise SpecRefused with a sentence about the first fault found."""
     if not ID.fullmatch(spec.preview_id):
         raise SpecRefused("A preview's id is made of letters, digits, - and _.")
     if len(bytes(spec.socket)) > SOCKET_PATH_BYTES:
         raise SpecRefused(f"{spec.socket} is too long for a socket; a data directory with a shorter path helps.")
-    _check_entry(spec)
-    _check_environment(spec.env)
+    check_recipe(spec.kind, spec.entry, spec.command, spec.env)
 
 
-def _check_entry(spec: LaunchSpec) -> None:
-    if spec.kind == "command":
-        if not spec.command or not spec.command[0]:
+def _check_entry(kind: Kind, entry: str, command: Sequence[str]) -> None:
+    if kind == "command":
+        if not command or not command[0]:
             raise SpecRefused("A preview of kind command needs a command: the program and its arguments, as a list.")
-        if any("\0" in argument for argument in spec.command):
+        if any("\0" in argument for argument in command):
             raise SpecRefused("No argument of a command can have a NUL in it.")
-        if sum(len(argument.encode()) + 1 for argument in spec.command) > COMMAND_BYTES:
+        if sum(len(argument.encode()) + 1 for argument in command) > COMMAND_BYTES:
             raise SpecRefused(f"A command has at most {COMMAND_BYTES} bytes.")
-    elif spec.kind in ("asgi", "wsgi"):
-        if not MODULE_AND_NAME.fullmatch(spec.entry):
-            raise SpecRefused(f"The entry of kind {spec.kind} is a module and a name in it, such as main:app.")
-    elif spec.entry.startswith(("/", "-")) or "\0" in spec.entry or ".." in spec.entry.split("/"):
+    elif kind in ("asgi", "wsgi"):
+        if not MODULE_AND_NAME.fullmatch(entry):
+            raise SpecRefused(f"The entry of kind {kind} is a module and a name in it, such as main:app.")
+    elif entry.startswith(("/", "-")) or "\0" in entry or ".." in entry.split("/"):
         raise SpecRefused("The entry is a path below the preview's directory.")
-    elif spec.kind == "node" and not spec.entry:
+    elif kind == "node" and not entry:
         raise SpecRefused("The entry of kind node is the file to run, such as server.js.")
 
 
