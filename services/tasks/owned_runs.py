@@ -26,11 +26,17 @@ class OwnedRuns:
 
     def __init__(self, schema: str) -> None:
         self._table = f"{schema}.task_runs"
+        self._tasks = f"{schema}.tasks"
 
     async def of_task(self, rows: Rows, task_id: str) -> list[OwnedRun]:
         """Oldest first: ids grow with time."""
         found = await rows.fetch(f"SELECT * FROM {self._table} WHERE task_id = $1 ORDER BY run_id", task_id)
         return [_run(row) for row in found]
+
+    async def get(self, rows: Rows, run_id: str) -> OwnedRun | None:
+        """A run as it was told of last."""
+        row = await rows.fetchrow(f"SELECT * FROM {self._table} WHERE run_id = $1", run_id)
+        return None if row is None else _run(row)
 
     async def save(self, rows: Rows, run: OwnedRun, *, stop: bool) -> None:
         """Keep what was told of a run. `stop`: it is to be asked to stop, if it goes on and was not asked before."""
@@ -65,12 +71,17 @@ class OwnedRuns:
         return [row["run_id"] for row in found]
 
     async def asked(self, rows: Rows, run_id: str) -> None:
-        """It was asked, or cannot be any more."""
+        """It was asked, or cannot be any more. Of a task that is gone, nothing more is kept."""
         await rows.fetch(f"UPDATE {self._table} SET stop = 'asked' WHERE run_id = $1", run_id)
+        await rows.fetch(
+            f"""DELETE FROM {self._table} r WHERE run_id = $1
+                AND NOT EXISTS (SELECT FROM {self._tasks} t WHERE t.id = r.task_id)""",
+            run_id,
+        )
 
     async def forget(self, rows: Rows, task_id: str) -> None:
-        """The task is gone."""
-        await rows.fetch(f"DELETE FROM {self._table} WHERE task_id = $1", task_id)
+        """The task is gone. Those of its runs that are still to be asked to stop are kept until they were."""
+        await rows.fetch(f"DELETE FROM {self._table} WHERE task_id = $1 AND stop <> 'wanted'", task_id)
 
 
 def _run(row: Any) -> OwnedRun:
