@@ -4,6 +4,7 @@ from typing import Any
 
 from services.tasks.rules import OVER, OwnedRun
 from shared.channel.log import Rows
+from shared.protocol.position import Position
 
 STEP = """
     CREATE TABLE {s}.task_runs (
@@ -39,12 +40,15 @@ class OwnedRuns:
         return None if row is None else _run(row)
 
     async def save(self, rows: Rows, run: OwnedRun, *, stop: bool) -> None:
-        """Keep what was told of a run. `stop`: it is to be asked to stop, if it goes on and was not asked before."""
+        """Keep what was told of a run. `stop`: it is to be asked to stop, if it goes on and was not asked before, or
+        was before a restore.
+        """
         await rows.fetch(
             f"""INSERT INTO {self._table} (run_id, tenant, task_id, status, error, epoch, seq, stop)
                 VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN 'wanted' ELSE 'no' END)
                 ON CONFLICT (run_id) DO UPDATE SET status = $4, error = $5, epoch = $6, seq = $7,
-                    stop = CASE WHEN $8 AND task_runs.stop = 'no' THEN 'wanted' ELSE task_runs.stop END""",
+                    stop = CASE WHEN $8 AND (task_runs.stop = 'no' OR task_runs.seq = 0 OR task_runs.epoch <> $6)
+                        THEN 'wanted' ELSE task_runs.stop END""",
             run.run_id,
             run.tenant,
             run.task_id,
@@ -54,6 +58,10 @@ class OwnedRuns:
             run.seq,
             stop and not run.is_over,
         )
+
+    async def unhear(self, rows: Rows, head: Position) -> None:
+        """What was told of beyond the head of the log has been taken back: whatever is told next is newer."""
+        await rows.fetch(f"UPDATE {self._table} SET seq = 0 WHERE epoch = $1 AND seq > $2", head.epoch, head.seq)
 
     async def stop(self, rows: Rows, task_id: str) -> None:
         """The runs of this task that go on are to be asked to stop."""

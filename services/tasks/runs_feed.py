@@ -105,12 +105,18 @@ class RunsFeed:
                 found.append(run)
         return found
 
-    async def _apply(self, groups: Sequence[Sequence[OwnedRun]], position: str | None) -> None:
-        """The effects and the new position: all of it or nothing. `position` None: it stays."""
+    async def _apply(
+        self, groups: Sequence[Sequence[OwnedRun]], position: str | None, *, head: Position | None = None
+    ) -> None:
+        """The effects and the new position: all of it or nothing. `position` None: it stays. `head`: the log's, which
+        may have been ahead of it.
+        """
         believed = self._believed
 
         async def change(tx: Transaction) -> Outcome[list[str]]:
             await self._feeds.check(tx, FEED, believed)
+            if head is not None:
+                await self._owned.unhear(tx, head)
             outcome = await self._effects.apply(tx, groups)
             if position is not None:
                 await self._feeds.move(tx, FEED, position)
@@ -126,14 +132,15 @@ class RunsFeed:
 
     async def _start_over(self) -> None:
         """Read the runs of all open tasks as they are now, then go on from the moment before that began."""
-        as_of = (await self._client.request("GET", RUNS, params={"limit": 1}))["as_of"]
-        log.info("the runs feed starts over from the runs' present state", extra={"as_of": as_of})
+        as_of = Position.parse((await self._client.request("GET", RUNS, params={"limit": 1}))["as_of"])
+        log.info("the runs feed starts over from the runs' present state", extra={"as_of": str(as_of)})
+        await self._apply((), None, head=as_of)
         after = ""
         while task_ids := await self._store.open_tasks(self._store.pool, after, PAGE):
             for after in task_ids:
-                await self._catch_up(after, Position.parse(as_of))
+                await self._catch_up(after, as_of)
         await self._stop_unheard()
-        await self._apply((), as_of)
+        await self._apply((), str(as_of))
 
     async def _catch_up(self, task_id: str, as_of: Position) -> None:
         known = await self._owned.of_task(self._store.pool, task_id)  # first: what is there now and not then, is gone

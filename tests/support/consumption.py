@@ -99,20 +99,22 @@ async def run_status(client: httpx.AsyncClient, run_id: str) -> str:
 
 
 async def heard(database_url: str) -> None:
-    """Wait until the tasks service has dealt with all that the runs log tells now. Both are in one database."""
+    """Wait until the tasks service has dealt with all that the runs log tells now, also after the log was restored or
+    trimmed. Both are in one database.
+    """
     async with sql(database_url) as database:
-        row = await database.fetchrow(
-            """SELECT epoch,
-                   (SELECT coalesce(max(seq), 0) FROM runs.events WHERE type IN ('status', 'deleted')) AS newest
-               FROM runs.log"""
+        told = await database.fetchval(
+            """SELECT greatest(oldest - 1, (SELECT max(seq) FROM runs.events WHERE type IN ('status', 'deleted')))
+               FROM runs.retained"""
         )
-        assert row is not None
 
         async def is_there() -> bool:
+            log = await database.fetchrow("SELECT epoch, head FROM runs.log")
             position = await feed_position(database)
-            return position is not None and position[0] == row["epoch"] and position[1] >= row["newest"]
+            assert log is not None
+            return position is not None and position[0] == log["epoch"] and told <= position[1] <= log["head"]
 
-        await eventually(is_there, f"the tasks service has heard of {row['epoch']}-{row['newest']}", seconds=30)
+        await eventually(is_there, f"the tasks service has heard of what was told up to {told}", seconds=30)
 
 
 async def feed_position(database: Connection) -> tuple[str, int] | None:
