@@ -5,7 +5,9 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from io import TextIOWrapper
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,13 +19,17 @@ from services.pages import pages
 from services.previews.app import PreviewsService
 from services.runs.app import RunsService
 from services.tasks.app import TasksService
-from shared.client import Client, ClientError, Unavailable
+from shared.client import Client, ClientError, Refused, Unavailable
 from shared.edge.process import Maker, renew_epoch
 from shared.edge.process import main as run_process
+from shared.protocol.errors import MalformedPosition
+from shared.protocol.position import parse_after
 
 SERVICES: Mapping[str, Maker] = {"tasks": TasksService, "runs": RunsService, "previews": PreviewsService}
 EXIT_CODES = """\
 exit codes: 0 it ended well, 1 it failed, 2 wrong usage, 3 cancelled, 4 timed out, 5 anything else, 130 Ctrl-C"""
+
+Work = Callable[[Client, Terminal], Awaitable[int]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,30 +37,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "epoch":
         return renew_epoch(list(SERVICES), print)
-    if options.command == "tail":
-        return _as_client(options, lambda client, terminal: _tail(client, terminal, options))
-    if options.command == "submit":
-        return _as_client(options, lambda client, terminal: submit(client, _submission(options), terminal))
-    makers = list(SERVICES.values()) if options.service == "all" else [SERVICES[options.service]]
-    return run_process(makers, lambda url: print(_welcome(url), flush=True), pages)
+    if options.command in WORKS:
+        return _as_client(options)
+    names = list(SERVICES) if options.service == "all" else [options.service]
+    return run_process([SERVICES[name] for name in names], lambda url: print(_welcome(url, names), flush=True), pages)
 
 
 # ── as a server ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _welcome(url: str) -> str:
+def _welcome(url: str, names: Sequence[str]) -> str:
     runs = f"{url}/api/v1/runs"
     socket = runs.replace("http", "ws", 1)
-    return f"""
-Tailrace is up: {url}
-
+    hints = {
+        "runs": f"""
   Start and watch a run   .venv/bin/tailrace submit "Say something" --url {url}
   Start one with curl     curl -s {runs} -H 'Content-Type: application/json' -d '{{"task":"Say something"}}'
   Watch all runs          curl -sN {runs}/stream
   Watch one, from start   curl -sN {runs}/<id>/stream
   ... over a WebSocket    .venv/bin/websockets {socket}/<id>/stream
-  Watch all tasks         curl -sN {url}/api/v1/tasks/stream
-  Let a worker do one     .venv/bin/python examples/directory_worker.py --url {url} --submit .
+  Let a worker do one     .venv/bin/python examples/directory_worker.py --url {url} --submit .""",
+        "tasks": f"""
+  Watch all tasks         curl -sN {url}/api/v1/tasks/stream""",
+    }
+    told = "".join(hints[name] for name in reversed(names))
+    return f"""
+Tailrace is up: {url}
+{told}
 
 Ctrl-C ends it; the data stays in .tailrace/.
 """
@@ -63,39 +72,50 @@ Ctrl-C ends it; the data stays in .tailrace/.
 # ── as a client ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _as_client(options: argparse.Namespace, work: Callable[[Client, Terminal], Awaitable[int]]) -> int:
-    """Do `work`; what goes wrong is told in one sentence, and Ctrl-C and a closed pipe end it quietly."""
+def _as_client(options: argparse.Namespace) -> int:
+    """Do the work; what goes wrong is told in one sentence, and Ctrl-C and a closed pipe end it quietly."""
+    for stream, encoding in ((sys.stdout, "utf-8" if options.json else None), (sys.stderr, None)):
+        if isinstance(stream, TextIOWrapper):  # pytest's is none
+            stream.reconfigure(encoding=encoding, errors="replace")  # whatever the locale can't say
     terminal = Terminal(json=options.json, colour=False if options.no_colour else None)
-
-    async def run() -> int:
-        token = options.token or None
-        async with Client(options.url, token=token, transport="websocket" if options.websocket else "sse") as client:
-            return await work(client, terminal)
-
     try:
-        return asyncio.run(run())
+        work = WORKS[options.command](options)
+        return asyncio.run(_connected(options, work, terminal))
     except Unavailable as error:
-        terminal.tell(
-            f"tailrace: nothing answers at {options.url}: {error}. `tailrace up` starts it; --url names another."
-        )
+        advice = f"nothing answers at {options.url}: {error}. `tailrace up` starts it; --url names another."
+        terminal.tell(f"tailrace: {error if error.status else advice}")
         return OTHER
-    except (ClientError, ValueError) as error:
+    except Refused as error:
         terminal.tell(f"tailrace: {error}")
-        return USAGE if isinstance(error, ValueError) else OTHER
+        return USAGE if error.status in (400, 422) else OTHER
+    except ClientError as error:
+        terminal.tell(f"tailrace: {error}")
+        return OTHER
+    except UnicodeError as error:  # in an argument, the token or standard input
+        terminal.tell(f"tailrace: that is no text: {error}")
+        return USAGE
     except KeyboardInterrupt:
+        terminal.clear()
         return INTERRUPTED
     except BrokenPipeError:  # `| head` has seen enough; nothing is left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OTHER
-    finally:
-        terminal.close()
 
 
-async def _tail(client: Client, terminal: Terminal, options: argparse.Namespace) -> int:
-    return await tail(client, options.kind, options.id, terminal, after=options.after, types=options.types)
+async def _connected(options: argparse.Namespace, work: Work, terminal: Terminal) -> int:
+    async with Client(
+        options.url, token=options.token or None, transport="websocket" if options.websocket else "sse"
+    ) as client:
+        return await work(client, terminal)
 
 
-def _submission(options: argparse.Namespace) -> Submission:
+def _tailing(options: argparse.Namespace) -> Work:
+    return lambda client, terminal: tail(
+        client, options.kind, options.id, terminal, after=options.after, types=options.types
+    )
+
+
+def _submitting(options: argparse.Namespace) -> Work:
     run: dict[str, Any] = {
         "task": sys.stdin.read() if options.task == "-" else options.task,
         "runner": options.runner,
@@ -105,13 +125,17 @@ def _submission(options: argparse.Namespace) -> Submission:
     }
     given = {"session_id": options.session, "task_id": options.task_id, "timeout_seconds": options.timeout}
     run |= {name: value for name, value in given.items() if value is not None}
-    return Submission(
+    what = Submission(
         run=run,
         count=options.count,
         stagger_ms=options.stagger_ms,
         title=options.title,
         is_watched=not options.detach,
     )
+    return lambda client, terminal: submit(client, what, terminal)
+
+
+WORKS: Mapping[str, Callable[[argparse.Namespace], Work]] = {"tail": _tailing, "submit": _submitting}
 
 
 # ── arguments ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,7 +160,7 @@ def _add_tail(commands: Any) -> None:
     parser = commands.add_parser("tail", help="watch something until it ends", description=text, epilog=EXIT_CODES)
     parser.add_argument("kind", choices=list(STREAMS))
     parser.add_argument("id", help="its id; of a preview, that of its generation")
-    parser.add_argument("--after", metavar="POSITION", help="start, now or a position, in place of the usual beginning")
+    parser.add_argument("--after", type=_position, metavar="POSITION", help="start, now or a position: begin after it")
     parser.add_argument("--types", type=_names, metavar="TYPES", help="a comma list of event types; * stands for any")
     _add_client(parser)
 
@@ -150,8 +174,9 @@ def _add_submit(commands: Any) -> None:
     parser.add_argument("--queued", action="store_true", help="let any worker take it")
     parser.add_argument("--count", type=_count, default=1, help="so many runs of the same, up to 100")
     parser.add_argument("--stagger-ms", type=int, default=300, help="each so long after the one before")
-    parser.add_argument("--title", help="make a task of this title that owns the runs, and watch that")
-    parser.add_argument("--task-id", help="the task that owns the runs")
+    owner = parser.add_mutually_exclusive_group()
+    owner.add_argument("--title", help="make a task of this title that owns the runs, and watch that")
+    owner.add_argument("--task-id", help="the task that owns the runs")
     parser.add_argument("--session", help="the session that hears of the runs")
     parser.add_argument("--params", type=_object, default={}, metavar="JSON", help="an object for the runner")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="a run that takes longer is ended")
@@ -160,14 +185,32 @@ def _add_submit(commands: Any) -> None:
 
 
 def _add_client(parser: argparse.ArgumentParser) -> None:
-    url = os.environ.get("TAILRACE_URL", "http://127.0.0.1:8000")
-    parser.add_argument("--url", default=url, help="where Tailrace is (TAILRACE_URL; here: %(default)s)")
+    url = os.environ.get("TAILRACE_URL") or "http://127.0.0.1:8000"
+    parser.add_argument("--url", type=_url, default=url, help="where Tailrace is (TAILRACE_URL; here: %(default)s)")
     parser.add_argument(
         "--token", default=os.environ.get("TAILRACE_TOKEN", ""), help="where it asks for one; better in TAILRACE_TOKEN"
     )
     parser.add_argument("--websocket", action="store_true", help="stream over a WebSocket")
     parser.add_argument("--json", action="store_true", help="frames as JSON, one a line")
-    parser.add_argument("--no-colour", action="store_true", help="no colours; so does NO_COLOR")
+    parser.add_argument("--no-colour", "--no-color", action="store_true", help="no colours; so does NO_COLOR")
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port beyond 65535, half an IPv6 address
+        is_right = False
+    if not is_right:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: give one such as http://127.0.0.1:8000")
+    return text
+
+
+def _position(text: str) -> str:
+    try:
+        return str(parse_after(text))
+    except MalformedPosition as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _names(text: str) -> list[str]:
@@ -184,7 +227,7 @@ def _count(text: str) -> int:
 def _object(text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"no JSON object: {error}") from None
 
 

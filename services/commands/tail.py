@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
-from msgspec import structs
+from msgspec import Struct, structs
 
+from services.commands.answers import read
 from services.commands.lines import line_of
-from services.commands.outcome import exit_code, worst
+from services.commands.outcome import EXIT_CODES, OTHER, exit_code, worst
 from services.commands.terminal import Terminal
 from shared.client import Client, Follow
 from shared.protocol.control import Gap, Reset
@@ -16,11 +17,23 @@ from shared.protocol.schema import UnknownEvent
 WAIT_SECONDS = 1.0
 FIRST_SECONDS = 5.0
 STREAMS: Mapping[str, Callable[[str], str]] = {
-    "task": lambda subject: f"/api/v1/tasks/{quote(subject, safe='')}/stream",
-    "run": lambda subject: f"/api/v1/runs/{quote(subject, safe='')}/stream",
-    "preview": lambda subject: f"/api/v1/generations/{quote(subject, safe='')}/preview/logs/stream",
+    "task": lambda subject: f"/api/v1/tasks/{quote(subject, safe='')}",
+    "run": lambda subject: f"/api/v1/runs/{quote(subject, safe='')}",
+    "preview": lambda subject: f"/api/v1/generations/{quote(subject, safe='')}/preview/logs",
 }
-WORDS = {"connecting": "connecting", "reconnecting": "the connection is lost, trying again", "live": "nothing new"}
+WORDS = {
+    "connecting": "connecting",
+    "catching_up": "reading what was before",
+    "live": "nothing new",
+    "reconnecting": "the connection is lost, trying again",
+}
+Fields = Mapping[str, object]
+
+
+class Twin(Struct, frozen=True):
+    """What matters here of a stream's polling twin: the subject's terminal status, once there is no more to come."""
+
+    ended: str | None
 
 
 async def tail(
@@ -31,40 +44,43 @@ async def tail(
     It connects again by itself, whatever happens on the way, if there was an answer at the beginning.
     """
     url = STREAMS[kind](subject)
-    await client.request("GET", f"{url.removesuffix('stream')}events?after=now", patience_seconds=FIRST_SECONDS)
-    async with client.follow(url, after=after, types=types, lossless=kind != "task") as stream:
-        await _print(stream, terminal)
-    status = None if stream.end is None else stream.end.status
-    if status is None:
+    await _ended(client, url)
+    async with client.follow(f"{url}/stream", after=after, types=types, lossless=kind != "task") as stream:
+        shown = await _print(stream, terminal)
+    if stream.end is not None and stream.end.status is not None:
+        return exit_code(stream.end.status)
+    if not shown:
         terminal.tell("There is nothing after that position: it has ended.")
-    return exit_code(status)
+    return exit_code(await _ended(client, url))
+
+
+async def _ended(client: Client, url: str) -> str | None:
+    """The subject's terminal status. Raise Refused when it cannot be watched, Unavailable when nothing answers."""
+    answer = await client.request("GET", f"{url}/events", params={"after": "now"}, patience_seconds=FIRST_SECONDS)
+    return read(answer, Twin).ended
 
 
 async def tail_runs(client: Client, run_ids: Sequence[str], terminal: Terminal, after: str) -> int:
     """Print what comes of several runs until the last has ended; return the worst of their exit codes."""
     ends: dict[str, int] = {}
+
+    def is_last(event: Fields) -> bool:
+        if event.get("type") == "deleted":
+            ends[str(event.get("run_id"))] = OTHER
+        elif event.get("type") == "status" and event.get("status") in EXIT_CODES:
+            ends[str(event.get("run_id"))] = exit_code(str(event.get("status")))
+        return len(ends) == len(run_ids)
+
     async with client.follow("/api/v1/runs/stream", params={"run": run_ids}, after=after, lossless=True) as stream:
-
-        def seen(event: Mapping[str, object]) -> bool:
-            code = exit_code(str(event["status"])) if event.get("type") == "status" else None
-            if code is not None and event["status"] in _RUN_ENDS:
-                ends[str(event["run_id"])] = code
-            return len(ends) == len(run_ids)
-
-        await _print(stream, terminal, named=True, is_over=seen)
+        await _print(stream, terminal, named=True, is_last=is_last)
     return worst(list(ends.values()))
 
 
-_RUN_ENDS = ("completed", "failed", "cancelled", "timed_out")
-
-
 async def _print(
-    stream: Follow,
-    terminal: Terminal,
-    *,
-    named: bool = False,
-    is_over: Callable[[Mapping[str, object]], bool] = lambda _: False,
-) -> None:
+    stream: Follow, terminal: Terminal, *, named: bool = False, is_last: Callable[[Fields], bool] = lambda _: False
+) -> int:
+    """Print what comes, up to the stream's end or the last event; return how much that was."""
+    shown = 0
     waiting = asyncio.create_task(_show_waiting(stream, terminal))
     try:
         async for item in stream:
@@ -73,11 +89,14 @@ async def _print(
                 terminal.frame(stream.position, event)
             else:
                 terminal.line(line_of(event, named=named))
-            if is_over(event):
-                return
+            shown += 1
+            if is_last(event):
+                break
     finally:
         waiting.cancel()
-        terminal.close()
+        await asyncio.wait([waiting])
+        terminal.clear()
+    return shown
 
 
 async def _show_waiting(stream: Follow, terminal: Terminal) -> None:
@@ -87,7 +106,7 @@ async def _show_waiting(stream: Follow, terminal: Terminal) -> None:
         terminal.waiting(WORDS.get(stream.state, stream.state) + trouble)
 
 
-def _fields(item: object) -> Mapping[str, object]:
+def _fields(item: object) -> Fields:
     if isinstance(item, UnknownEvent):
         return item.fields
     assert isinstance(item, Gap | Reset)

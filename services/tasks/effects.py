@@ -11,7 +11,10 @@ from services.tasks.model import NEXT, Task
 from services.tasks.owned_runs import OwnedRuns
 from services.tasks.rules import OwnedRun, followed, is_news
 from services.tasks.store import TaskStore
-from shared.channel.log import Outcome, Transaction
+from shared.channel.log import MAX_EVENT_BYTES, Outcome, Transaction
+from shared.protocol.record import Draft
+
+SHORT_ERROR = 200  # characters of it that are kept where a task has no room for all
 
 
 class Effects:
@@ -29,14 +32,24 @@ class Effects:
         task that changed, the last state is told.
         """
         changed: dict[str, Task] = {}
+        newest: dict[str, OwnedRun] = {}
         refused: list[str] = []
         for group in groups:
             refused += await self._group(tx, group, changed)
-        drafts, now = [], await self._store.now(tx)
-        for seq, task in enumerate(changed.values(), start=tx.next_seq):
-            saved = renewed(task, {}, seq, now)
+            newest[group[-1].task_id] = group[-1]
+        drafts: list[Draft] = []
+        now = await self._store.now(tx)
+        for task in changed.values():
+            saved = renewed(task, {}, tx.next_seq + len(drafts), now)
+            draft = draft_of(saved)
+            if len(draft.data) > MAX_EVENT_BYTES and saved.error is not None:
+                saved = structs.replace(saved, error=saved.error[:SHORT_ERROR] + "…")
+                draft = draft_of(saved)
+            if len(draft.data) > MAX_EVENT_BYTES:  # nothing could be told of it; the other tasks go on
+                refused.append(await self._refuse(tx, newest[task.id], "too_large"))
+                continue
             await self._store.save(tx, saved)
-            drafts.append(draft_of(saved))
+            drafts.append(draft)
         return Outcome(refused, drafts)
 
     async def _group(self, tx: Transaction, group: Sequence[OwnedRun], changed: dict[str, Task]) -> list[str]:

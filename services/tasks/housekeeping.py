@@ -11,7 +11,7 @@ from services.tasks.store import TaskStore
 from shared.channel.log import LogUnavailable
 from shared.channel.postgres import Turn
 from shared.channel.tasks import Keeper
-from shared.client import Client, ClientError, Unavailable
+from shared.client import Client, ClientError, Conflict, Missing
 
 log = logging.getLogger("tailrace.tasks")
 
@@ -54,14 +54,12 @@ class Housekeeping:
             try:
                 for run_id in await self._owned.to_stop(self._store.pool, AT_ONCE):
                     await self._stop(run_id)
-            except (LogUnavailable, Unavailable) as error:
+            except (LogUnavailable, ClientError) as error:
                 log.warning("runs of cancelled tasks are yet to be stopped", extra={"error": str(error)})
 
     async def _stop(self, run_id: str) -> None:
         try:
             await self._client.request("POST", f"{RUNS}/{run_id}/cancel")
-        except Unavailable:
-            raise
-        except ClientError as error:  # it has ended, or is gone: what was wanted
+        except (Missing, Conflict) as error:  # it is gone, or has ended: what was wanted
             log.debug("a run need not be stopped", extra={"run": run_id, "error": str(error)})
         await self._owned.asked(self._store.pool, run_id)

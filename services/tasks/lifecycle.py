@@ -75,7 +75,7 @@ class Lifecycle:
         async def change(tx: Transaction) -> Outcome[Task]:
             task = await self._find(tx, tenant, task_id, check)
             fields = patched(task, patch)
-            changed = {name: value for name in patch if (value := getattr(fields, name)) != getattr(task, name)}
+            changed = {name: value for name in patch if _differs(value := getattr(fields, name), getattr(task, name))}
             if not changed:
                 return Outcome(task)
             if task.is_over:
@@ -139,6 +139,11 @@ def check_move(task: Task, status: TaskStatus) -> None:
         raise Conflict(
             f"A task that is {task.status} cannot become {status}; what may follow: {after}.", task_status=task.status
         )
+
+
+def _differs(value: Any, other: Any) -> bool:
+    """Whether they are different JSON: to Python, true equals 1."""
+    return value != other or msgspec.json.encode(value) != msgspec.json.encode(other)
 
 
 def renewed(task: Task, changed: Mapping[str, Any], seq: int, now: datetime) -> Task:

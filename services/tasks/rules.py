@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 
 from services.tasks.events import TaskStatus
 from services.tasks.model import Task
+from shared.protocol.position import Position
 
 OVER = frozenset({"completed", "failed", "cancelled", "timed_out"})
 FAILED = frozenset({"failed", "timed_out"})
@@ -32,6 +33,11 @@ class OwnedRun(Struct, frozen=True, kw_only=True):
     def fault(self) -> str:
         """Why it failed."""
         return self.error or f"run {self.run_id} {'took too long' if self.status == 'timed_out' else 'failed'}"
+
+    def gone(self, position: Position) -> "OwnedRun":
+        """What it counts as when it is there no more, and nobody can say how it ended; known since `position`."""
+        error = f"run {self.run_id} is not known any more"
+        return structs.replace(self, status="failed", error=error, epoch=position.epoch, seq=position.seq)
 
 
 def is_news(known: OwnedRun | None, told: OwnedRun) -> bool:

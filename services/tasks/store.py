@@ -140,6 +140,13 @@ class TaskStore:
         )
         return [row["id"] for row in found]
 
+    async def stopping(self, rows: Rows, task_ids: Collection[str]) -> set[str]:
+        """Which of these tasks, of whatever tenant, want their runs to stop."""
+        found = await rows.fetch(
+            f"SELECT id FROM {self._s}.tasks WHERE stops_runs AND id = ANY($1::text[])", list(task_ids)
+        )
+        return {row["id"] for row in found}
+
     async def now(self, rows: Rows) -> datetime:
         now: datetime = (await rows.fetchrow("SELECT clock_timestamp() AS now"))["now"]
         return now
