@@ -59,8 +59,11 @@ def _welcome(url: str, names: Sequence[str]) -> str:
   Let a worker do one     .venv/bin/python examples/directory_worker.py --url {url} --submit .""",
         "tasks": f"""
   Watch all tasks         curl -sN {url}/api/v1/tasks/stream""",
+        "previews": f"""
+  Watch all previews      curl -sN {url}/api/v1/previews/stream
+  One program's output    .venv/bin/tailrace tail preview <generation> --url {url}""",
     }
-    told = "".join(hints[name] for name in reversed(names))
+    told = "".join(hint for name, hint in hints.items() if name in names)
     return f"""
 Tailrace is up: {url}
 {told}
