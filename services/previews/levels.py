@@ -9,7 +9,7 @@ A line that says nothing is INFO, on stderr as on stdout: most programs that log
 a terminal that is red throughout tells nothing. It is ERROR as part of a traceback (see tracebacks.py).
 
 Only the first 200 characters are looked at, colours not counted (of JSON 1,000: structlog puts the level last). Words
-are found first and judged by what stands beside them: a usual line takes 3 µs, the worst 50.
+are found first and judged by what stands beside them: a usual line takes 3 µs, the worst 80.
 `python -m tests.bench.capture`
 """
 
