@@ -159,6 +159,7 @@ async def launching(tier: TierName) -> AsyncIterator[Place]:
         yield place
         for program in place.programs:
             await program.stop(0)
+        for program in place.programs:
             program.assert_nothing_is_left()
     finally:
         for program in place.programs:

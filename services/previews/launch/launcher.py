@@ -90,16 +90,17 @@ class Launcher:
         )
 
     def _prepare(self, spec: LaunchSpec, record: Record) -> Order:
-        before = next((old.uid for old in self._records.all() if old.preview_id == record.preview_id), None)
+        old = self._records.of(record.preview_id)
         self._records.open()
         self._records.write(record)
         for path in record.files():
             remove(path)
         Path(record.scratch).mkdir(mode=0o700)
+        owners = [old.uid] if old is not None and old.uid is not None else []
         for path in (record.scratch, record.directory):
             Path(path).chmod(0o700)
             if record.uid is not None:
-                give(path, record.uid, record.uid, (os.geteuid(), record.uid if before is None else before))
+                give(path, record.uid, record.uid, (os.geteuid(), *owners))
         return make_order(self._tier, spec, record, self._records.path(record.preview_id))
 
     def _take_back(self, record: Record) -> None:
@@ -112,21 +113,13 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         descriptors = [theirs.fileno(), *(output.writable for output in outputs), *([lock] if lock >= 0 else [])]
-        starting = asyncio.ensure_future(asyncio.to_thread(_spawn, record.marker, descriptors))
-        try:
-            process = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            await asyncio.wait([starting])
-            ours.close()  # which ends the one that has been started
-            raise
-        finally:
-            theirs.close()
+        with ours, theirs:
+            supervisor = await _spawned(record.marker, descriptors, ours.dup())
         for output in outputs:
             output.start()
-        supervisor = Supervisor(process, ours)
         try:
-            began = proc.read(process.pid)
-            record = replace(record, supervisor=Who(process.pid, began.start if began else 0))
+            began = proc.read(supervisor.pid)
+            record = replace(record, supervisor=Who(supervisor.pid, began.start if began else 0))
             supervisor.say(order._asdict())
             message = await supervisor.hear()
             if message is None or "failed" in message:
@@ -134,9 +127,7 @@ class Launcher:
             record = replace(record, program=Who(message["started"], message["start"]))
             self._records.write(record)
         except BaseException:
-            supervisor.kill()
-            await supervisor.gone()
-            supervisor.close()
+            await supervisor.end()
             raise
         return Child(supervisor, record, self._records, outputs, self._children.discard)
 
@@ -145,6 +136,18 @@ def _why(message: dict[str, Any] | None) -> str:
     if message is None:
         return "The program was not started: its supervisor did not live long enough."
     return f"The program was not started: {message['failed']}."
+
+
+async def _spawned(marker: str, descriptors: list[int], control: socket.socket) -> Supervisor:
+    """The supervisor, started in a thread, for that takes milliseconds; who cancels waits for it."""
+    starting = asyncio.ensure_future(asyncio.to_thread(_spawn, marker, descriptors))
+    try:
+        await asyncio.wait([starting])
+    except asyncio.CancelledError:
+        await asyncio.wait([starting])
+        await Supervisor(starting.result(), control).end()
+        raise
+    return Supervisor(starting.result(), control)
 
 
 def _spawn(marker: str, descriptors: list[int]) -> "subprocess.Popen[bytes]":

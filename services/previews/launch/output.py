@@ -22,6 +22,7 @@ class Output:
 
     def __init__(self, stream: Stream, on_output: OnOutput) -> None:
         self.ended = asyncio.Event()
+        self.is_reading = False
         self._stream = stream
         self._on_output = on_output
         self._descriptor, self.writable = os.pipe2(os.O_CLOEXEC)
@@ -32,6 +33,7 @@ class Output:
     def start(self) -> None:
         """Close our copy of the writable end, which the program has by now, and read."""
         self.close_writable()
+        self.is_reading = True
         asyncio.get_running_loop().add_reader(self._descriptor, self._read)
 
     def close_writable(self) -> None:

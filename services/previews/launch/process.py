@@ -58,6 +58,11 @@ class Supervisor:
         await _readable(self._pidfd)
         self._process.poll()
 
+    async def end(self) -> None:
+        self.kill()
+        await self.gone()
+        self.close()
+
     def close(self) -> None:
         os.close(self._pidfd)
         self._control.close()
@@ -76,6 +81,7 @@ class Child:
     ) -> None:
         self.record = record
         self._forget = forget
+        self._putting_away = asyncio.Lock()
         self._supervisor = supervisor
         self._records = records
         self._outputs = outputs
@@ -115,7 +121,8 @@ class Child:
             self._supervisor.kill()
             exit_ = await self.exited()
         if not keep_directory:
-            await asyncio.to_thread(put_away, self.record, self._records)
+            async with self._putting_away:
+                await asyncio.to_thread(put_away, self.record, self._records)
         self._forget(self)
         return exit_
 
@@ -143,15 +150,16 @@ async def drain(outputs: list[Output]) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS):
             for output in outputs:
-                await output.ended.wait()
+                if output.is_reading:
+                    await output.ended.wait()
     for output in outputs:
         output.close()
 
 
 def put_away(record: Record, records: Records) -> None:
-    """Remove what is left of a launch that has ended, unless the preview's next attempt has taken it over."""
-    current = next((found for found in records.all() if found.preview_id == record.preview_id), record)
-    if current.marker != record.marker:
+    """Remove what is left of a launch that has ended, unless that was done or the next attempt has taken it over."""
+    current = records.of(record.preview_id)
+    if current is None or current.marker != record.marker:
         return
     try:
         remove(record.directory)

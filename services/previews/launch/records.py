@@ -70,6 +70,9 @@ class Records:
     def remove(self, preview_id: str) -> None:
         self.path(preview_id).unlink(missing_ok=True)
 
+    def of(self, preview_id: str) -> Record | None:
+        return next((record for record in self.all() if record.preview_id == preview_id), None)
+
     def all(self) -> list[Record]:
         found = []
         with suppress(FileNotFoundError):
