@@ -31,9 +31,9 @@ OVERHEAD_BYTES = 300  # what an entry takes beside its text, here and as an even
 
 
 class CaptureLimits(Struct, frozen=True, kw_only=True):
-    """Bounds of one preview. `stored_*` are for what the store keeps of it: see `surplus`."""
+    """Bounds of one preview. Beyond `stored_*` only a trickle of its output is kept: the writer sees to that."""
 
-    buffer_bytes: int = 4 * 1024 * 1024
+    buffer_bytes: int = 16 * 1024 * 1024
     lines_per_second: float = 10_000
     burst_lines: int = 50_000
     stored_lines: int = 500_000
@@ -212,14 +212,3 @@ class _Bucket:
 
     def seconds_to_one(self, now: datetime) -> float:
         return 0.0 if self.available(now) else (1 - self._tokens) / self._rate
-
-
-def surplus(limits: CaptureLimits, lines: int, size: int) -> tuple[int, int]:
-    """How many of the oldest stored lines, and how many bytes of them, have to go: (0, 0) while both are in bounds.
-
-    What goes is a tenth more than needed, so that a preview at its bound is not trimmed with every batch. Trim until
-    both numbers are reached.
-    """
-    if lines <= limits.stored_lines and size <= limits.stored_bytes:
-        return 0, 0
-    return max(0, lines - limits.stored_lines * 9 // 10), max(0, size - limits.stored_bytes * 9 // 10)

@@ -10,7 +10,7 @@ from typing import Literal
 Stream = Literal["stdout", "stderr"]
 OnOutput = Callable[[Stream, bytes], None]
 
-READ_BYTES = 32 * 1024  # what is captured of it at once takes about 10 ms; then everybody else has a turn
+READ_BYTES = 16 * 1024  # what is captured of it at once takes about 10 ms; then everybody else has a turn
 PIPE_BYTES = 256 * 1024  # the kernel's own are 64 kB; a program that prints in bursts waits less
 
 

@@ -13,7 +13,6 @@ from services.previews.capture import (
     Captured,
     CaptureLimits,
     Stream,
-    surplus,
 )
 from services.previews.lines import MIN_PART_BYTES, PART_BYTES, LineSplitter, Piece
 from services.previews.pipe import Pipe
@@ -176,14 +175,6 @@ def test_nothing_waits_means_nothing_to_wait_for() -> None:
 def test_limits_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least"):
         CaptureLimits(**wrong)
-
-
-@pytest.mark.parametrize(
-    ("lines", "size", "expected"),
-    [(100, 1000, (0, 0)), (101, 500, (11, 0)), (50, 1001, (0, 101)), (200, 2000, (110, 1100))],
-)
-def test_the_surplus_is_what_must_go_and_a_tenth(lines: int, size: int, expected: tuple[int, int]) -> None:
-    assert surplus(CaptureLimits(stored_lines=100, stored_bytes=1000), lines, size) == expected
 
 
 Action = tuple[Literal["put", "system", "take"], int, int]
