@@ -14,7 +14,7 @@ from shared.channel.log import Outcome, Rows, Transaction
 from shared.channel.reader import patiently
 from shared.protocol.record import Draft
 
-BATCH_LINES, BATCH_BYTES = 1_000, 512 * 1024
+BATCH_LINES, BATCH_BYTES = 4_000, 1024 * 1024
 TAIL_LINES = 30  # what a preview that failed shows of its output
 PRODUCER = "capture"
 SLOW_LINES_PER_SECOND = 10.0
