@@ -19,8 +19,8 @@ from shared.channel.tasks import end
 log = logging.getLogger("tailrace.channel")
 
 TRY_SECONDS = 0.5
-TOUCH_SECONDS = 3.0
-SILENT_SECONDS = 15.0
+SILENT_SECONDS = 15.0  # after which a holder is taken for hung
+TOUCHES = 5  # that a holder makes in that time
 
 _TAKE = "SELECT pg_try_advisory_lock(hashtext('tailrace turn'), hashtext($1))"
 _END_SILENT = """
@@ -33,11 +33,14 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
 
 
 class Turn:
-    """The turn named `name`, of which there is one in the database."""
+    """The turn named `name`, of which there is one in the database. All who wait for it and have it should agree on
+    `silent_seconds`.
+    """
 
-    def __init__(self, database: Database, name: str) -> None:
+    def __init__(self, database: Database, name: str, *, silent_seconds: float = SILENT_SECONDS) -> None:
         self._database = database
         self._name = name
+        self._silent_seconds = silent_seconds
 
     async def work(self, work: Callable[[], Awaitable[None]]) -> None:
         """Wait for the turn, then do `work` until it ends or the turn is lost. Raise what it raises, LogUnavailable."""
@@ -63,13 +66,13 @@ class Turn:
         with unavailable_means():
             if await connection.fetchval(_TAKE, self._name):
                 return True
-            if await connection.fetchval(_END_SILENT, self._name, SILENT_SECONDS):
+            if await connection.fetchval(_END_SILENT, self._name, self._silent_seconds):
                 log.warning("a holder of a turn was silent, and lost it", extra={"turn": self._name})
             return False
 
     async def _touch(self, connection: Connection) -> None:
         """Show that we live. Raise LogUnavailable when the session is lost, and the turn with it."""
         while True:
-            await asyncio.sleep(TOUCH_SECONDS)
+            await asyncio.sleep(self._silent_seconds / TOUCHES)
             with unavailable_means():
                 await connection.fetchval("SELECT 1")
