@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from services.tasks.api import HANDLERS
 from services.tasks.backend import Backend
 from services.tasks.events import SCHEMA
+from services.tasks.feed import FeedConsumer
 from services.tasks.feeds import Feeds
 from services.tasks.housekeeping import Housekeeping
 from services.tasks.lifecycle import Lifecycle
 from services.tasks.owned_runs import OwnedRuns
+from services.tasks.previews_feed import PreviewsFeed
 from services.tasks.runs_feed import RunsFeed
 from services.tasks.store import STEPS, TaskStore
 from services.tasks.subscriptions import Subscriptions
@@ -41,10 +43,16 @@ class TasksService:
         self.channel = channel = Channel(self._log, SCHEMA, limits)
         store, owned = TaskStore(self.name, database), OwnedRuns(self.name)
         self._visibility = Visibility(store)
-        self._client = Client(settings.runs_url)
-        feed = RunsFeed(channel, store, owned, Feeds(self.name), self._client)
-        self._housekeeping = Housekeeping(store, owned, self._client, feed, Turn(database, f"{self.name} runs feed"))
-        self._consumes = bool(settings.runs_url)
+        self._housekeeping = Housekeeping(store, owned)
+        self._feeds: list[tuple[FeedConsumer, Turn]] = []
+        self._clients: dict[str, Client] = {}
+        feeds = Feeds(self.name)
+        if settings.runs_url:
+            self._clients["runs"] = runs = Client(settings.runs_url)
+            self._feeds.append((RunsFeed(channel, store, owned, feeds, runs), Turn(database, "tasks: runs feed")))
+        if settings.previews_url:
+            self._clients["previews"] = previews = Client(settings.previews_url)
+            self._feeds.append((PreviewsFeed(channel, store, feeds, previews), Turn(database, "tasks: previews feed")))
         self._retention = Retention(
             self._log, max_age_seconds=settings.retention_hours * 3600, max_events=settings.retention_events
         )
@@ -65,14 +73,17 @@ class TasksService:
         await self.channel.start()
         self._visibility.start()
         self._retention.start()
-        if self._consumes:
-            self._housekeeping.start()
+        for feed, turn in self._feeds:
+            self._housekeeping.consume(feed, turn)
+        if "runs" in self._clients:
+            self._housekeeping.stop_runs(self._clients["runs"])
         else:
             log.warning("tasks do not follow their runs: TAILRACE_RUNS_URL does not say where the runs service is")
 
     async def stop(self) -> None:
         await self._housekeeping.close()
-        await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
         await self._visibility.close()
         await self._retention.close()
         await self.channel.close()

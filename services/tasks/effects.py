@@ -17,7 +17,7 @@ from shared.protocol.record import Draft
 SHORT_ERROR = 200  # characters of it that are kept where a task has no room for all
 
 
-class Effects:
+class RunEffects:
     """Told what became of runs; what it cannot do is recorded, never raised."""
 
     def __init__(self, store: TaskStore, owned: OwnedRuns, feeds: Feeds, feed: str) -> None:

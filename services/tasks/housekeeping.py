@@ -1,12 +1,14 @@
-"""What the service does by itself: consuming the runs feed when it is this process's turn, and asking the runs of
+"""What the service does by itself: consuming other services' feeds in its process's turn, and asking the runs of
 cancelled tasks to stop.
 """
 
 import asyncio
 import logging
+from functools import partial
 
+from services.tasks.feed import FeedConsumer
 from services.tasks.owned_runs import OwnedRuns
-from services.tasks.runs_feed import RUNS, RunsFeed
+from services.tasks.runs_feed import RUNS
 from services.tasks.store import TaskStore
 from shared.channel.log import LogUnavailable
 from shared.channel.postgres import Turn
@@ -22,17 +24,18 @@ AT_ONCE = 100
 class Housekeeping:
     """The service's own tasks; each lives as long as the service."""
 
-    def __init__(self, store: TaskStore, owned: OwnedRuns, client: Client, feed: RunsFeed, turn: Turn) -> None:
+    def __init__(self, store: TaskStore, owned: OwnedRuns) -> None:
         self._store = store
         self._owned = owned
-        self._client = client
-        self._feed = feed
-        self._turn = turn
         self._keeper = Keeper()
 
-    def start(self) -> None:
-        self._keeper.keep("runs feed", self._consume)
-        self._keeper.keep("stopping runs", self._stop_runs)
+    def consume(self, feed: FeedConsumer, turn: Turn) -> None:
+        """Consume a feed whenever it is this process's turn."""
+        self._keeper.keep(f"{feed.source.name} feed", partial(self._consume, feed, turn))
+
+    def stop_runs(self, runs: Client) -> None:
+        """Ask runs to stop whose tasks were cancelled."""
+        self._keeper.keep("stopping runs", partial(self._stop_runs, runs))
 
     async def close(self) -> None:
         await self._keeper.close()
@@ -41,25 +44,25 @@ class Housekeeping:
         """The names of tasks that do not work now."""
         return self._keeper.failing()
 
-    async def _consume(self) -> None:
+    async def _consume(self, feed: FeedConsumer, turn: Turn) -> None:
         try:
-            await self._turn.work(self._feed.consume)
+            await turn.work(feed.consume)
         except LogUnavailable as error:
-            log.warning("the runs feed waits for the database", extra={"error": str(error)})
+            log.warning("a feed waits for the database", extra={"feed": feed.source.name, "error": str(error)})
 
-    async def _stop_runs(self) -> None:
+    async def _stop_runs(self, runs: Client) -> None:
         """Every replica asks, in its turn as consumer or not: asking twice is harmless."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 for run_id in await self._owned.to_stop(self._store.pool, AT_ONCE):
-                    await self._stop(run_id)
+                    await self._stop(runs, run_id)
             except (LogUnavailable, ClientError) as error:
                 log.warning("runs of cancelled tasks are yet to be stopped", extra={"error": str(error)})
 
-    async def _stop(self, run_id: str) -> None:
+    async def _stop(self, runs: Client, run_id: str) -> None:
         try:
-            await self._client.request("POST", f"{RUNS}/{run_id}/cancel")
+            await runs.request("POST", f"{RUNS}/{run_id}/cancel")
         except (Missing, Conflict) as error:  # it is gone, or has ended: what was wanted
             log.debug("a run need not be stopped", extra={"run": run_id, "error": str(error)})
         await self._owned.asked(self._store.pool, run_id)

@@ -54,7 +54,7 @@ class Lifecycle:
                 created_at=now,
                 updated_at=now,
                 run_ids=[],
-                preview_status=None,
+                preview_status=await self._store.preview_status(tx, tenant, fields.generation_id),
                 stops_runs=False,
                 last_seq=tx.next_seq,
             )
@@ -81,7 +81,7 @@ class Lifecycle:
             if task.is_over:
                 raise Conflict(f"The task has ended: it is {task.status}, and stays as it is.", task_status=task.status)
             if "generation_id" in changed:
-                changed["preview_status"] = None
+                changed["preview_status"] = await self._store.preview_status(tx, tenant, fields.generation_id)
             return await self._change(tx, task, changed)
 
         return await self._executed(change)

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from services.tasks import feeds, owned_runs
 from services.tasks.events import Progress, Step
@@ -12,7 +13,7 @@ from services.tasks.model import Task
 from shared.channel.log import Rows
 from shared.edge import idempotency
 from shared.edge.listing import Listing
-from shared.protocol.position import LogState
+from shared.protocol.position import LogState, Position
 
 STEPS = (
     """
@@ -64,7 +65,30 @@ STEPS = (
     idempotency.STEP,
     owned_runs.STEP,
     feeds.STEP,
+    """
+    -- how the newest preview of each generation stands, as the previews feed told
+    CREATE TABLE {s}.previews (
+        tenant text NOT NULL,
+        generation_id text NOT NULL,
+        preview_id text NOT NULL,
+        status text,
+        epoch text NOT NULL,
+        seq bigint NOT NULL,
+        PRIMARY KEY (tenant, generation_id)
+    );
+    """,
 )
+
+
+class PreviewTold(Struct, frozen=True):
+    """How the preview of a generation stands; `status` None: it is gone."""
+
+    tenant: str
+    generation_id: str
+    preview_id: str
+    status: str | None
+    position: Position
+
 
 FIELDS = Task.__struct_fields__
 FILTERS = ("status", "kind", "generation_id")
@@ -130,7 +154,7 @@ class TaskStore:
         state = LogState(first["log_epoch"], first["log_head"], first["log_oldest"])
         return [task for row in found if (task := _task(row)) is not None], state
 
-    async def open_tasks(self, rows: Rows, after: str, limit: int) -> list[str]:
+    async def open_tasks(self, rows: Rows, after: str, limit: int = 500) -> list[str]:
         """Ids of tasks of all tenants that have not ended, above `after`, in order."""
         found = await rows.fetch(
             f"""SELECT id FROM {self._s}.tasks WHERE status IN ('queued', 'running', 'waiting_input') AND id > $1
@@ -146,6 +170,48 @@ class TaskStore:
             f"SELECT id FROM {self._s}.tasks WHERE stops_runs AND id = ANY($1::text[])", list(task_ids)
         )
         return {row["id"] for row in found}
+
+    async def of_generation(self, rows: Rows, tenant: str, generation_id: str) -> list[Task]:
+        """The tasks that show a generation's preview, locked until the transaction ends."""
+        found = await rows.fetch(
+            f"SELECT * FROM {self._s}.tasks WHERE tenant = $1 AND generation_id = $2 ORDER BY id FOR UPDATE",
+            tenant,
+            generation_id,
+        )
+        return [task for row in found if (task := _task(row)) is not None]
+
+    async def preview_status(self, rows: Rows, tenant: str, generation_id: str | None) -> str | None:
+        """How the generation's newest preview stands, as far as was told."""
+        row = await rows.fetchrow(
+            f"SELECT status FROM {self._s}.previews WHERE tenant = $1 AND generation_id = $2", tenant, generation_id
+        )
+        return None if row is None else row["status"]
+
+    async def tell_preview(self, rows: Rows, told: PreviewTold) -> bool:
+        """Keep how a generation's preview stands; False when what is known is newer."""
+        row = await rows.fetchrow(
+            f"""INSERT INTO {self._s}.previews AS p (tenant, generation_id, preview_id, status, epoch, seq)
+                VALUES ($1, $2, $3, $4, $5, $6)
+                ON CONFLICT (tenant, generation_id) DO UPDATE SET preview_id = $3, status = $4, epoch = $5, seq = $6
+                    WHERE (p.epoch <> $5 OR p.seq < $6) AND p.preview_id <= $3
+                RETURNING 1 AS one""",
+            told.tenant,
+            told.generation_id,
+            told.preview_id,
+            told.status,
+            told.position.epoch,
+            told.position.seq,
+        )
+        return row is not None
+
+    async def doubt_previews(self, rows: Rows) -> None:
+        """What was told of previews may not hold any more: any news of them is newer."""
+        await rows.fetch(f"UPDATE {self._s}.previews SET epoch = '', seq = 0, preview_id = ''")
+
+    async def doubted_previews(self, rows: Rows, as_of: Position) -> list[PreviewTold]:
+        """The generations of which no news has come since then: their previews are gone."""
+        found = await rows.fetch(f"SELECT tenant, generation_id FROM {self._s}.previews WHERE epoch = ''")
+        return [PreviewTold(row["tenant"], row["generation_id"], "", None, as_of) for row in found]
 
     async def now(self, rows: Rows) -> datetime:
         now: datetime = (await rows.fetchrow("SELECT clock_timestamp() AS now"))["now"]
