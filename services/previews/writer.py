@@ -51,6 +51,7 @@ class Writer:
         self._pipes: dict[str, Pipe] = {}
         self._attempt = 1
         self._wake = asyncio.Event()
+        self._storing = asyncio.Lock()  # `run` and `drain` do not take the same number for two batches
         self._flush_at: float | None = None
         self._batch: int | None = None
         self._stored_lines = self._stored_bytes = 0
@@ -91,6 +92,8 @@ class Writer:
         while self._buffer:
             self._buffer.unbound()
             await self._store_some()
+        async with self._storing:
+            pass  # what `run` had taken before is stored too
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -112,6 +115,10 @@ class Writer:
                 pass
 
     async def _store_some(self) -> None:
+        async with self._storing:
+            await self._store_next()
+
+    async def _store_next(self) -> None:
         taken = self._buffer.take(BATCH_LINES, BATCH_BYTES, datetime.now(UTC))
         if not taken:
             await asyncio.sleep(0)

@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,19 +22,26 @@ START_SECONDS = 30
 
 
 class Server:
-    """One `tailrace` process. Its port stays the same over restarts, as a deployed service's would."""
+    """One `tailrace` process. Its port stays the same over restarts, as a deployed service's would; and its data
+    directory, which is its own unless one is given, and goes with this object.
+    """
 
     def __init__(self, database_url: str, *, service: str = "all", **settings: object) -> None:
+        if "data_directory" not in settings:
+            settings["data_directory"] = own = tempfile.mkdtemp(prefix="tr-", dir="/tmp")  # short: sockets are in it
+            Path(own).chmod(0o711)  # previews have users of their own
+            weakref.finalize(self, shutil.rmtree, own, ignore_errors=True)
+        self.data_directory = Path(str(settings["data_directory"]))
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output: list[str] = []
         self._service = service
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        own = {"database_url": database_url, "port": self.port, "log_level": "warning", **settings}
+        given = {"database_url": database_url, "port": self.port, "log_level": "warning", **settings}
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")},
-            **{f"TAILRACE_{name.upper()}": str(value) for name, value in own.items() if value != ""},
+            **{f"TAILRACE_{name.upper()}": str(value) for name, value in given.items() if value != ""},
         }
 
     @property
