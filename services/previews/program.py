@@ -239,7 +239,7 @@ class Program:
             told["message"] = why or ("it ended" if was_ready else "it ended before it answered")
         self._writer.say(f"attempt {self.preview.attempt} {status}: {told['message']}, {_words(ended)}", _level(status))
         await self._writer.drain()
-        if status == "failed" or ended.code:
+        if status == "failed" or (status == "exited" and ended.code != 0):
             told["tail"] = tuple(self._writer.tail)
         if wish == "restart":
             return True
