@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.previews.filemap import FileLimits, FilesRefused, check_files
-from services.previews.lifecycle import NO_PREVIEW, Lifecycle
+from services.previews.lifecycle import NO_PREVIEW, Lifecycle, patched
 from services.previews.logs import Logs
 from services.previews.model import NewPreview, Preview, PreviewView, view
 from services.previews.program import Program
@@ -40,7 +40,7 @@ class Backend:
     async def launch(self, new: NewPreview) -> Preview:
         """Store a preview and start its program. Raise Conflict, Busy, Unprocessable."""
         preview = await self.lifecycle.create(new, quota=self.quota)
-        await self.programs.launch(preview)
+        self.programs.launch(preview)
         return preview
 
     async def replace(self, tenant: str, generation_id: str) -> None:
@@ -66,22 +66,21 @@ class Backend:
         if not preview.is_over:
             self._program(preview).ask("restart")
             return await self._again(preview)
-        preview = await self.lifecycle.again(preview.id)
-        await self.programs.launch(preview)
+        preview = await self.lifecycle.revive(preview, quota=self.quota)
+        self.programs.launch(preview)
         return preview
 
     async def change_files(self, preview: Preview, changes: Mapping[str, str | None]) -> Preview:
         """Change files where the program runs, and what its next attempt begins with."""
         files = await self.store.files(self.store.pool, preview.id)
-        kept = {name: text for name, text in {**files, **changes}.items() if text is not None}
-        self.check_files(kept)
+        self.check_files(patched(files, changes))
         program = self.programs.get(preview.id)
         try:
             if program is not None:
                 await program.change_files(changes)
         except FilesRefused as error:
             raise BadInput(f"{error}. Nothing was changed.") from None
-        await self.lifecycle.change_files(preview.id, kept)
+        await self.lifecycle.change_files(preview.id, changes, self.check_files)
         return await self._again(preview)
 
     async def _again(self, preview: Preview) -> Preview:

@@ -10,7 +10,7 @@ from services.previews.events import SCHEMA, TERMINAL, Deleted, Isolation, Previ
 from services.previews.model import NEXT, NewPreview, Preview
 from services.previews.store import PreviewStore
 from shared.channel.channel import Channel
-from shared.channel.log import Outcome, Transaction
+from shared.channel.log import MAX_EVENT_BYTES, Outcome, Transaction
 from shared.edge.ids import new_id
 from shared.edge.problems import Busy, Conflict, Missing
 from shared.protocol.record import DELETED, Draft
@@ -50,8 +50,7 @@ class Lifecycle:
                     preview_id=known.id,
                     preview_status=known.status,
                 )
-            if await self._store.count_active(tx, new.tenant) >= quota:
-                raise Busy(f"this tenant has {quota} previews running; stop one first", retry_after_seconds=5)
+            await self._check_quota(tx, new.tenant, quota)
             now = await self._store.now(tx)
             preview = Preview(
                 id=preview_id,
@@ -83,16 +82,21 @@ class Lifecycle:
 
         return (await self._channel.execute(change)).value
 
-    async def change_files(self, preview_id: str, files: Mapping[str, str]) -> None:
-        """Keep the files with which the next attempt begins."""
+    async def change_files(
+        self, preview_id: str, changes: Mapping[str, str | None], check: Callable[[Mapping[str, str]], object]
+    ) -> None:
+        """Change the files with which the next attempt begins; None removes one. `check` is given all of them."""
 
         async def change(tx: Transaction) -> Outcome[None]:
             preview = await self._find(tx, preview_id)
+            files = patched(await self._store.files(tx, preview_id), changes)
+            check(files)
             await self._store.save(tx, structs.replace(preview, file_names=sorted(files)))
             await self._store.save_files(tx, preview_id, files)
             return Outcome(None)
 
-        await self._channel.execute(change, size=sum(map(len, files.values())))
+        size = sum(len(text) for text in changes.values() if text is not None)
+        await self._channel.execute(change, size=min(size, MAX_EVENT_BYTES))
 
     async def delete(self, preview_id: str) -> None:
         """Remove a preview that has ended, and its output from every read. Raise Conflict while it goes on."""
@@ -115,6 +119,8 @@ class Lifecycle:
 
         async def change(tx: Transaction) -> Outcome[Preview]:
             preview = await self._find(tx, preview_id)
+            if preview.status == status:
+                return Outcome(preview)  # told already: the answer to that was lost
             now = await self._store.now(tx)
             moved = _moved(preview, status, now, tx.next_seq, told)
             await self._store.save(tx, moved)
@@ -127,6 +133,8 @@ class Lifecycle:
 
         async def change(tx: Transaction) -> Outcome[Preview]:
             preview = await self._find(tx, preview_id)
+            if preview.status == "running":
+                return Outcome(preview)
             now = await self._store.now(tx)
             moved = _moved(preview, "running", now, tx.next_seq, {"ready_after_ms": after_ms})
             await self._store.save(tx, moved)
@@ -144,17 +152,30 @@ class Lifecycle:
 
         return (await self._channel.execute(change)).value
 
-    async def again(self, preview_id: str) -> Preview:
-        """The next attempt of the same preview, which has ended or is about to. Raise Conflict while it runs, or when
-        the generation has another preview by now.
+    async def revive(self, preview: Preview, *, quota: int) -> Preview:
+        """The next attempt of a preview that has ended. Raise Conflict when it has been started again already, or the
+        generation has another preview by now; Busy when its tenant has as many as it may.
         """
+        return await self._again(preview, quota)
+
+    async def again(self, preview: Preview) -> Preview:
+        """The next attempt of a preview that is about to end; the same if that was told already."""
+        return await self._again(preview, None)
+
+    async def _again(self, known: Preview, quota: int | None) -> Preview:
         isolation = self._isolation()
 
         async def change(tx: Transaction) -> Outcome[Preview]:
-            preview = await self._find(tx, preview_id)
+            preview = await self._find(tx, known.id)
+            if quota is None and (preview.status, preview.attempt) == ("preparing", known.attempt + 1):
+                return Outcome(preview)  # the answer to that was lost
+            if quota is not None and not preview.is_over:
+                raise Conflict(f"The preview is {preview.status} already.", preview_status=preview.status)
             newest = await self._store.of_generation(tx, preview.tenant, preview.generation_id)
             if newest is not None and newest.id != preview.id and not newest.is_over:
                 raise Conflict("This generation has another preview by now.", preview_id=newest.id)
+            if quota is not None:
+                await self._check_quota(tx, preview.tenant, quota)
             now = await self._store.now(tx)
             told = {
                 "attempt": preview.attempt + 1,
@@ -176,6 +197,10 @@ class Lifecycle:
         return (await self._channel.execute(change)).value
 
     # ── together ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _check_quota(self, tx: Transaction, tenant: str, quota: int) -> None:
+        if await self._store.count_active(tx, tenant) >= quota:
+            raise Busy(f"this tenant has {quota} previews running; stop one first", retry_after_seconds=5)
 
     async def _find(self, tx: Transaction, preview_id: str) -> Preview:
         preview = await self._store.get(tx, preview_id, lock=True)
@@ -211,9 +236,14 @@ class Lifecycle:
         return Draft(type=built.type, tenant=preview.tenant, subject=preview.subject, ends=ends, data=built.data)
 
 
+def patched(files: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """The files after these changes; None removes one."""
+    return {name: text for name, text in {**files, **changes}.items() if text is not None}
+
+
 def _moved(preview: Preview, status: PreviewState, now: datetime, seq: int, told: Mapping[str, Any]) -> Preview:
     """Raise Conflict for a move that is not allowed."""
-    if status != preview.status and status not in NEXT[preview.status]:
+    if status not in NEXT[preview.status]:
         raise Conflict(f"A preview that is {preview.status} cannot become {status}.", preview_status=preview.status)
     times: dict[str, Any] = {}
     if status == "starting":

@@ -59,14 +59,17 @@ class Surroundings(Struct, frozen=True, kw_only=True):
 class Program:
     """Runs until the preview has ended, over as many attempts as it is restarted."""
 
-    def __init__(self, preview: Preview, writer: Writer, surroundings: Surroundings) -> None:
+    _writer: Writer
+
+    def __init__(self, preview: Preview, prepare: Callable[[], Awaitable[Writer]], surroundings: Surroundings) -> None:
         self.preview = preview
         self.health: Health | None = None
-        self._writer = writer
+        self._prepare = prepare
         self._around = surroundings
         self._wish: asyncio.Future[Wish] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
-        self._child: Child | None = None
+        self._child: Child | None = None  # while it runs
+        self._last: Child | None = None
 
     # ── for the owner ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -107,11 +110,14 @@ class Program:
     # ── its life ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self) -> None:
-        writing = asyncio.create_task(self._writer.run(), name="writer")
+        writing: asyncio.Task[None] | None = None
         try:
+            self._writer = await self._prepare()
+            writing = asyncio.create_task(self._writer.run(), name="writer")
             while await self._attempt():
-                self._wish = asyncio.get_running_loop().create_future()
-                self.preview = await self._told(lambda: self._around.lifecycle.again(self.preview.id))
+                if self._wishes("restart"):  # and not a stop by now
+                    self._wish = asyncio.get_running_loop().create_future()
+                self.preview = await self._told(lambda: self._around.lifecycle.again(self.preview))
         except Problem as problem:  # taken away meanwhile
             log.warning("a preview cannot go on", extra={"preview": self.preview.id, "error": str(problem)})
         except Exception as error:
@@ -120,6 +126,8 @@ class Program:
                 await self._move("failed", message="the service could not go on with it; its log has the reason")
         finally:
             await end(writing)
+            if self._last is not None:
+                await self._last.stop(0)  # what was kept for another attempt, and there is none
             await asyncio.to_thread(shutil.rmtree, self.home.parent, ignore_errors=True)
 
     async def _attempt(self) -> bool:
@@ -133,7 +141,8 @@ class Program:
             await self._writer.drain()
             await self._move("failed", message=str(error))
             return False
-        self._child, self.health = child, Health(self.socket, preview.recipe.health.path)
+        self._child = self._last = child
+        self.health = Health(self.socket, preview.recipe.health.path)
         try:
             ended, was_ready, why = await self._watch(child)
         finally:
@@ -220,13 +229,16 @@ class Program:
 
     async def _stop(self, child: Child) -> Ended:
         grace = SHUTDOWN_GRACE_SECONDS if self._wishes("shutdown") else GRACE_SECONDS
-        return await child.stop(grace, keep_directory=self._wishes("restart"))
+        return await child.stop(grace, keep_directory=True)  # whether there is another attempt is seen afterwards
 
     def _wishes(self, wish: Wish) -> bool:
         return self._wish.done() and self._wish.result() == wish
 
     async def _finish(self, ended: Ended, *, was_ready: bool, why: str | None) -> bool:
-        """Tell how it ended. True: it is to be launched again."""
+        """Tell how it ended. True: it is to be launched again.
+
+        A wish can come, or another take its place, at each `await`.
+        """
         how = Exit(code=ended.code, signal=_signal(ended))
         wish = self._wish.result() if self._wish.done() else None
         why = why or LIMITS_TOLD.get(ended.reason)
@@ -241,8 +253,12 @@ class Program:
         await self._writer.drain()
         if status == "failed" or (status == "exited" and ended.code != 0):
             told["tail"] = tuple(self._writer.tail)
-        if wish == "restart":
+        if self._wishes("restart") and self.preview.status != "stopping":  # asked when it was ending already
+            await self._move("stopping", message=WORDS["restart"])
+        if self._wishes("restart"):
             return True
+        if wish == "restart" and status == "stopped":
+            told["message"] = WORDS[self._wish.result()]
         await self._move(status, **told)
         return False
 

@@ -9,6 +9,7 @@ from services.previews.program import Program, Surroundings
 from services.previews.store import PreviewStore
 from services.previews.writer import Source, Writer
 from shared.channel.channel import Channel
+from shared.channel.reader import patiently
 
 STOP_SECONDS = 1.9  # of the 2 that a service has
 
@@ -54,13 +55,22 @@ class Programs:
         """The program of a preview, if it is here."""
         return self._running.get(preview_id)
 
-    async def launch(self, preview: Preview) -> None:
-        """Start a preview's program, whose status is `preparing`."""
-        source = Source(preview.tenant, preview.id, preview.generation_id)
-        next_line = await self._logs.last_line(preview.subject) + 1
-        writer = Writer(self._channel, self._store.pool, "previews", source, self._limits, next_line=next_line)
-        program = Program(preview, writer, self._around)
-        self._running[preview.id] = program
-        program.start(lambda: self._running.pop(preview.id, None))
+    def launch(self, preview: Preview) -> None:
+        """Start a preview's program, whose status is `preparing`; after what is left here of an attempt before."""
+        before = self._running.get(preview.id)
+
+        async def prepare() -> Writer:
+            if before is not None:
+                await before.ended()
+            next_line = await patiently(lambda: self._logs.last_line(preview.subject)) + 1
+            source = Source(preview.tenant, preview.id, preview.generation_id)
+            return Writer(self._channel, self._store.pool, "previews", source, self._limits, next_line=next_line)
+
+        self._running[preview.id] = program = Program(preview, prepare, self._around)
+        program.start(lambda: self._forget(program))
         if self._closing:
             program.ask("shutdown")
+
+    def _forget(self, program: Program) -> None:
+        if self._running.get(program.preview.id) is program:
+            del self._running[program.preview.id]
