@@ -1,5 +1,6 @@
 """Previews: launching, listing, looking, and acting on them."""
 
+import zlib
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -73,7 +74,7 @@ async def list_previews(request: AnyRequest) -> PreviewPage:
 async def get_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[PreviewView | None]:
     """The generation's newest preview."""
     shown = backend_of(request).shown(await preview_of(request, generation_id))
-    etag = etag_of(shown.last_position)
+    etag = _etag(shown)
     if is_known(request, etag):
         return Response(None, status_code=304, headers={"etag": etag})
     return Response(shown, headers={"etag": etag})
@@ -104,7 +105,12 @@ async def change_files(request: AnyRequest, generation_id: FromPath[str], data: 
 
 
 def _shown(shown: PreviewView, *, status: int = 200) -> Response[PreviewView]:
-    return Response(shown, status_code=status, headers={"etag": etag_of(shown.last_position)})
+    return Response(shown, status_code=status, headers={"etag": _etag(shown)})
+
+
+def _etag(shown: PreviewView) -> str:
+    """It changes with the status, and with the names of the files, which are told by no event."""
+    return etag_of(f"{shown.last_position}-{zlib.crc32(msgspec.json.encode(shown.files)):08x}")
 
 
 HANDLERS: tuple[Callable[..., Any], ...] = (
