@@ -15,6 +15,7 @@ from tests.bench.frozen import measure_frozen
 from tests.bench.ingest import measure_ingest
 from tests.bench.latency import Latency, measure_latency
 from tests.bench.measure import FULL, QUICK, Bench, Plan, run_rounds, start
+from tests.bench.previews import Previews, measure_previews
 from tests.bench.serving import raise_descriptor_limit
 
 NOTE = """\
@@ -50,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raise_descriptor_limit()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     with Databases() as databases:
-        return run([databases.equip(contender) for contender in choose(options.explore)], plan, begun)
+        previews = measure_previews(databases.create(), *plan.captured)
+        return run([databases.equip(contender) for contender in choose(options.explore)], plan, begun, previews)
 
 
-def run(contenders: Sequence[Contender], plan: Plan, begun: float) -> int:
+def run(contenders: Sequence[Contender], plan: Plan, begun: float, previews: Previews) -> int:
     """Measure, print, judge."""
     latencies = {each.name: measure_latency(each, plan.latencies) for each in contenders if each.durable}
     ingest = measure_ingest(contenders[len(BASELINES)], plan.ingest_seconds)
@@ -67,9 +69,10 @@ def run(contenders: Sequence[Contender], plan: Plan, begun: float) -> int:
     print(NOTE.format(readers=plan.readers, rounds=plan.rounds, seconds=time.monotonic() - begun))
     lines = [*report.cpu_table(benches, benches[: len(BASELINES)]), *report.memory_table(benches)]
     lines += [*report.latency_table(latencies), *report.service_table(ingest, frozen)]
+    lines += report.previews_table(previews)
     print("\n".join(lines), end="\n\n")
     judged = list(verdicts({bench.contender.name: bench for bench in benches}, latencies))
-    judged += report.service_verdicts(ingest, frozen)
+    judged += [*report.service_verdicts(ingest, frozen), *report.previews_verdicts(previews)]
     print("\n".join(map(str, judged)))
     return 0 if all(verdict.passed for verdict in judged) else 1
 

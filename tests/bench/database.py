@@ -41,7 +41,11 @@ class Databases:
         """The contender with a fresh database of its own, if it keeps its events in one."""
         if not contender.durable:
             return contender
-        return replace(contender, env={**contender.env, "TAILRACE_DATABASE_URL": self._runner.run(self._create())})
+        return replace(contender, env={**contender.env, "TAILRACE_DATABASE_URL": self.create()})
+
+    def create(self) -> str:
+        """The URI of a fresh database."""
+        return self._runner.run(self._create())
 
     async def _create(self) -> str:
         if not self._url:

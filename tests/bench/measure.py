@@ -26,13 +26,26 @@ class Plan:
     latencies: int
     ingest_seconds: float
     frozen: tuple[int, int]  # pairs of rounds without and with a frozen reader, and publishes in each
+    captured: tuple[int, int]  # lines that a preview's program prints at once, and one by one
 
 
 FULL: Final = Plan(
-    readers=1_000, rounds=15, publishes=((1, 30), (10, 8), (100, 2)), latencies=2_000, ingest_seconds=6, frozen=(7, 40)
+    readers=1_000,
+    rounds=15,
+    publishes=((1, 30), (10, 8), (100, 2)),
+    latencies=2_000,
+    ingest_seconds=6,
+    frozen=(7, 40),
+    captured=(200_000, 1_000),
 )
 QUICK: Final = Plan(
-    readers=1_000, rounds=4, publishes=((1, 20), (10, 4), (100, 1)), latencies=500, ingest_seconds=2, frozen=(2, 15)
+    readers=1_000,
+    rounds=4,
+    publishes=((1, 20), (10, 4), (100, 1)),
+    latencies=500,
+    ingest_seconds=2,
+    frozen=(2, 15),
+    captured=(50_000, 200),
 )
 
 

@@ -8,6 +8,7 @@ from tests.bench.frozen import Frozen
 from tests.bench.ingest import Ingest
 from tests.bench.latency import Latency
 from tests.bench.measure import Bench
+from tests.bench.previews import Previews
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,25 @@ def service_verdicts(ingest: Ingest, frozen: Frozen) -> Iterator[Verdict]:
     """The bars of ingest and of the frozen reader. The first is turned over: less is better everywhere else."""
     yield Verdict("durable ingest, server CPU per event", 1e6 / ingest.per_core, 50, " us")
     yield Verdict("p99 beside a frozen reader", frozen.ratio, 1.1, "x")
+
+
+def previews_table(previews: Previews) -> Iterator[str]:
+    """A program's output, on its way to storage and to viewers."""
+    yield "\na program prints as fast as it can: lines a second until the last is stored; of them stored, counted as dropped"
+    for capture in previews.captures:
+        yield (
+            f"  {capture.viewers:>4} viewers {capture.per_second:>10,.0f} a second, {capture.per_core:>10,.0f} a second "
+            f"of server CPU; {capture.stored:,} stored, {capture.dropped:,} dropped of {capture.lines:,}"
+        )
+    yield f"  ms from its print to an SSE reader: p50 {previews.p50:.1f}, p99 {previews.p99:.1f}"
+
+
+def previews_verdicts(previews: Previews) -> Iterator[Verdict]:
+    """All of it stored or counted, and fast enough; turned over, since less is better everywhere else."""
+    alone = previews.captures[0]
+    yield Verdict("captured line, stored or counted", 1e6 / alone.per_second, 20, " us")
+    missing = sum(abs(each.lines - each.stored - each.dropped) for each in previews.captures)
+    yield Verdict("lines neither stored nor counted", missing, 0, "")
 
 
 def sse_verdicts(own: Bench, litestar: Bench, bare: Bench) -> Iterator[Verdict]:
