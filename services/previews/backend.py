@@ -1,14 +1,15 @@
 """What the handlers of the previews service work with."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from services.previews.filemap import FileLimits, FilesRefused, check_files
 from services.previews.lifecycle import NO_PREVIEW, Lifecycle, patched
 from services.previews.logs import Logs
 from services.previews.model import NewPreview, Preview, PreviewView, view
-from services.previews.program import Program
 from services.previews.programs import Programs
 from services.previews.store import PreviewStore
 from services.previews.subscriptions import Subscriptions
@@ -33,14 +34,16 @@ class Backend:
     file_limits: FileLimits
     quota: int
     ttl_seconds: float
+    launching: Counter[tuple[str, str]] = field(default_factory=Counter)  # tenants' generations
 
     def shown(self, preview: Preview) -> PreviewView:
         return view(preview, self.channel.state.epoch, self.lifecycle.address(preview))
 
     async def launch(self, new: NewPreview) -> Preview:
         """Store a preview and start its program. Raise Conflict, Busy, Unprocessable."""
-        preview = await self.lifecycle.create(new, quota=self.quota)
-        self.programs.launch(preview)
+        with self._launching(new.tenant, new.generation_id):
+            preview = await self.lifecycle.create(new, quota=self.quota)
+            self.programs.launch(preview)
         return preview
 
     async def replace(self, tenant: str, generation_id: str) -> None:
@@ -48,7 +51,10 @@ class Backend:
         preview = await self.store.of_generation(self.store.pool, tenant, generation_id)
         if preview is None or preview.is_over:
             return
-        program = self._program(preview)
+        program = self.programs.get(preview.id)
+        if program is None:
+            await self._give_up(preview)
+            return
         program.ask("stop")
         try:
             async with asyncio.timeout(REPLACE_SECONDS):
@@ -58,16 +64,23 @@ class Backend:
 
     async def stop(self, preview: Preview) -> Preview:
         """Ask an active preview to stop."""
-        self._program(preview).ask("stop")
+        program = self.programs.get(preview.id)
+        if program is None:
+            return await self._give_up(preview)
+        program.ask("stop")
         return await self._again(preview)
 
     async def restart(self, preview: Preview) -> Preview:
         """Ask an active preview to start again; start one that has ended."""
-        if not preview.is_over:
-            self._program(preview).ask("restart")
+        program = self.programs.get(preview.id)
+        if not preview.is_over and program is not None:
+            program.ask("restart")
             return await self._again(preview)
-        preview = await self.lifecycle.revive(preview, quota=self.quota)
-        self.programs.launch(preview)
+        if not preview.is_over:
+            preview = await self._give_up(preview)
+        with self._launching(preview.tenant, preview.generation_id):
+            preview = await self.lifecycle.revive(preview, quota=self.quota)
+            self.programs.launch(preview)
         return preview
 
     async def change_files(self, preview: Preview, changes: Mapping[str, str | None]) -> Preview:
@@ -96,8 +109,22 @@ class Backend:
         except FilesRefused as error:
             raise BadInput(f"files: {error}. Nothing was stored.") from None
 
-    def _program(self, preview: Preview) -> Program:
-        program = self.programs.get(preview.id)
-        if program is None:
-            raise Conflict("The preview is not running in this process.", preview_status=preview.status)
-        return program
+    @contextmanager
+    def _launching(self, tenant: str, generation_id: str) -> Iterator[None]:
+        self.launching[tenant, generation_id] += 1
+        try:
+            yield
+        finally:
+            self.launching.subtract([(tenant, generation_id)])
+            if not self.launching[tenant, generation_id]:
+                del self.launching[tenant, generation_id]
+
+    async def _give_up(self, preview: Preview) -> Preview:
+        """An active preview that has no program here: its launch was stored, but the answer to that was lost. Raise
+        Conflict when it is being launched just now, or somewhere else.
+        """
+        if self.launching[preview.tenant, preview.generation_id]:
+            raise Conflict("The preview is being launched; try again.", preview_status=preview.status)
+        if preview.host != self.lifecycle.host:
+            raise Conflict("The preview is on another host.", preview_status=preview.status)
+        return await self.lifecycle.move(preview.id, "lost", message="its launch was cut short")

@@ -135,6 +135,11 @@ class CaptureBuffer:
         """What waits may be taken at once: the program has ended, and no more comes."""
         self._bucket.fill(len(self))
 
+    def keep_newest(self, size: int, now: datetime) -> None:
+        """Drop the oldest until no more than so many bytes wait."""
+        while self.size_bytes > size:
+            self._drop_oldest(now)
+
     def seconds_to_take(self, now: datetime) -> float | None:
         """How long until `take` gives something; None: not before something is put."""
         return self._bucket.seconds_to_one(now) if self else None
@@ -144,8 +149,7 @@ class CaptureBuffer:
         size = OVERHEAD_BYTES + (len(text) if text.isascii() else len(text.encode()))
         self.size_bytes += size - entry.size
         entry.size = size
-        while self.size_bytes > self._limits.buffer_bytes:
-            self._drop_oldest(now)
+        self.keep_newest(self._limits.buffer_bytes, now)
 
     def _drop_oldest(self, now: datetime) -> None:
         if not self._leave().piece.partial:

@@ -1,5 +1,6 @@
 """Launching as this machine allows it: which isolation there is, and whether it is enough."""
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from services.previews.launch import (
     protect_this_process,
     sweep,
 )
+from services.previews.launch.records import Records
+from services.previews.supervisor.files import remove
 from shared.edge.problems import Unprocessable
 
 log = logging.getLogger("tailrace.previews")
@@ -36,6 +39,7 @@ class Launching:
         """End what an earlier process of this data directory has left, and find out how programs can be isolated."""
         protect_this_process()
         await sweep(self._directory)
+        await asyncio.to_thread(self._remove_left)
         try:
             tier = await detect(self._minimum or None, self._directory)
         except IsolationUnavailable as error:
@@ -53,6 +57,18 @@ class Launching:
                 return
             log.warning("previews run as the service's own user: launch only what you trust", extra={"why": why})
         self._tier, self._launcher = tier, Launcher(tier.name, self._directory)
+
+    def _remove_left(self) -> None:
+        """Directories of previews of which no launch is on record: the end of their service came before theirs."""
+        known = {Path(record.directory).parent for record in Records(self._directory).all()}
+        for left in self._directory.glob("prv-*"):
+            if left not in known:
+                try:
+                    remove(str(left))
+                except OSError as error:
+                    log.error(
+                        "what a preview has left cannot be removed", extra={"path": str(left), "error": str(error)}
+                    )
 
     async def close(self) -> None:
         if self._launcher is not None:

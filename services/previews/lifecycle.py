@@ -30,7 +30,7 @@ class Lifecycle:
     ) -> None:
         self._channel = channel
         self._store = store
-        self._host = host
+        self.host = host
         self._isolation = isolation  # that of now; raises Unprocessable when nothing can be launched
         self.address = address
 
@@ -57,7 +57,7 @@ class Lifecycle:
                 tenant=new.tenant,
                 owner=new.owner,
                 generation_id=new.generation_id,
-                host=self._host,
+                host=self.host,
                 status="preparing",
                 kind=new.kind,
                 recipe=new.recipe,
@@ -179,7 +179,7 @@ class Lifecycle:
             now = await self._store.now(tx)
             told = {
                 "attempt": preview.attempt + 1,
-                "host": self._host,
+                "host": self.host,
                 "isolation": isolation,
                 "exit": None,
                 "message": None,

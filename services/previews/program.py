@@ -250,7 +250,7 @@ class Program:
             status = "exited" if was_ready and why is None else "failed"
             told["message"] = why or ("it ended" if was_ready else "it ended before it answered")
         self._writer.say(f"attempt {self.preview.attempt} {status}: {told['message']}, {_words(ended)}", _level(status))
-        await self._writer.drain()
+        await self._writer.drain(in_haste=self._wishes("shutdown"))
         if status == "failed" or (status == "exited" and ended.code != 0):
             told["tail"] = tuple(self._writer.tail)
         if self._wishes("restart") and self.preview.status != "stopping":  # asked when it was ending already

@@ -16,6 +16,7 @@ from shared.protocol.record import Draft
 
 BATCH_LINES, BATCH_BYTES = 4_000, 1024 * 1024
 TAIL_LINES = 30  # what a preview that failed shows of its output
+HASTE_BYTES = 512 * 1024  # what a service that leaves still stores of each preview's output
 PRODUCER = "capture"
 SLOW_LINES_PER_SECOND = 10.0
 
@@ -87,8 +88,10 @@ class Writer:
             await self._wait()
             await self._store_some()
 
-    async def drain(self) -> None:
-        """Store all that is waiting; the rate does not count any more."""
+    async def drain(self, *, in_haste: bool = False) -> None:
+        """Store all that is waiting; the rate does not count any more. `in_haste`: of a flood only the end."""
+        if in_haste:
+            self._buffer.keep_newest(HASTE_BYTES, datetime.now(UTC))
         while self._buffer:
             self._buffer.unbound()
             await self._store_some()
