@@ -93,11 +93,11 @@ def service_verdicts(ingest: Ingest, frozen: Frozen) -> Iterator[Verdict]:
 
 def previews_table(previews: Previews) -> Iterator[str]:
     """A program's output, on its way to storage and to viewers."""
-    yield "\na program prints as fast as it can: lines a second until the last is stored; of them stored, counted as dropped"
+    yield "\na program prints as fast as it can: lines a second until the last is stored"
     for capture in previews.captures:
         yield (
-            f"  {capture.viewers:>4} viewers {capture.per_second:>10,.0f} a second, {capture.per_core:>10,.0f} a second "
-            f"of server CPU; {capture.stored:,} stored, {capture.dropped:,} dropped of {capture.lines:,}"
+            f"  {capture.viewers:>4} viewers {capture.per_second:>10,.0f} a second, {capture.per_core:,.0f} of server CPU; "
+            f" {capture.stored:,} stored, {capture.dropped:,} dropped of {capture.lines:,}"
         )
     yield f"  ms from its print to an SSE reader: p50 {previews.p50:.1f}, p99 {previews.p99:.1f}"
 
