@@ -96,7 +96,7 @@ def previews_table(previews: Previews) -> Iterator[str]:
     yield "\na program prints as fast as it can: lines a second until the last is stored"
     for capture in previews.captures:
         yield (
-            f"  {capture.viewers:>4} viewers {capture.per_second:>10,.0f} a second, {capture.per_core:,.0f} of server CPU; "
+            f"  {capture.viewers:>4} viewers {capture.per_second:>10,.0f} a second, {capture.per_core:,.0f} of CPU; "
             f" {capture.stored:,} stored, {capture.dropped:,} dropped of {capture.lines:,}"
         )
     yield f"  ms from its print to an SSE reader: p50 {previews.p50:.1f}, p99 {previews.p99:.1f}"
