@@ -53,8 +53,8 @@ def vanish():
             try: os.close(descriptor)
             except OSError: pass
     os.chdir('/')
-    os.execve(sys.executable, [sys.executable, '-I', '-S', '-c',
-        "import os, time; from signal import *; signal(SIGTERM, SIG_IGN); os.write(1, b'up\\\\n'); time.sleep(600)"], {})
+    code = "import os, time; from signal import *; signal(15, SIG_IGN); os.write(1, b'up\\\\n'); time.sleep(600)"
+    os.execve(sys.executable, [sys.executable, '-I', '-S', '-c', code], {})
 if os.fork() == 0:
     vanish()
 """

@@ -19,6 +19,7 @@ from services.previews.launch.kinds import OWN_SOCKET, Start, check_entry, start
 from services.previews.launch.output import OnOutput, Output
 from services.previews.launch.process import GRACE_SECONDS, Child, Supervisor, drain, put_away
 from services.previews.launch.records import Record, Records, Who, this_process
+from services.previews.launch.seccomp import make_filter
 from services.previews.launch.spec import LaunchFailed, LaunchSpec, check
 from services.previews.launch.sweep import end_launch, python_with_supervisor
 from services.previews.launch.users import Users
@@ -186,7 +187,7 @@ def make_order(tier: TierName, spec: LaunchSpec, record: Record, record_path: Pa
             "uid": record.uid,
             "new_session": not inside,
             "limits": resource_limits(tier, spec),
-            "seccomp": "",
+            "seccomp": make_filter(ipc_namespace=inside).hex(),
         },
         memory_bytes=spec.limits.memory_bytes,
         processes=spec.limits.processes,

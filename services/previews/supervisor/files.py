@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import count
 
 NAME_BYTES = 512  # what each name is charged: a million empty files fill a disk too
@@ -20,28 +19,34 @@ def measure(paths: list[str], bound: int) -> Iterator[int | None]:
     deeper than a path is long, or closed to us by their owner. A file with several names counts as often.
     """
     total = seen = 0
-    for path in paths:
-        waiting = [(path, 0)]
-        while waiting and total <= bound:
-            place, depth = waiting.pop()
-            try:
-                entries = list(os.scandir(place))
-            except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
-                continue
-            except OSError:
-                total = bound + 1
-                break
-            for entry in entries:
-                with suppress(OSError):
-                    total += NAME_BYTES + entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append((entry.path, depth + 1))
-                seen += 1
-                if seen % SLICE == 0:
-                    yield None
-            if depth > DEEPEST:
-                total = bound + 1
+    waiting = [(path, 0) for path in paths]
+    while waiting and total <= bound:
+        place, depth = waiting.pop()
+        try:
+            entries = list(os.scandir(place))
+        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
+            continue
+        except OSError:
+            entries, depth = [], DEEPEST + 1
+        if depth > DEEPEST:
+            total = bound + 1
+        for entry in entries:
+            total += NAME_BYTES + _blocks(entry, bound)
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append((entry.path, depth + 1))
+            seen += 1
+            if seen % SLICE == 0:
+                yield None
     yield total
+
+
+def _blocks(entry: "os.DirEntry[str]", otherwise: int) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+    except OSError:  # its path is too long, or its directory closed
+        return otherwise
 
 
 def remove(path: str) -> None:
