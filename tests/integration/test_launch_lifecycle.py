@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
+import uvloop
 
 from services.previews.launch import Exit, Launcher, LaunchFailed, LaunchSpec, Limits, sweep
 from services.previews.supervisor import proc
@@ -189,6 +190,38 @@ open('bottom', 'w').close(); os.chmod('.', 0)
     await program.stop()
     program.assert_nothing_is_left()
     assert Path("/etc/passwd").exists()
+
+
+async def test_what_it_leaves_where_all_may_write_is_removed_when_it_can_be_told(place: Place) -> None:
+    code = "import os, tempfile\nfor at in ('/tmp', '/var/tmp', '/dev/shm'): print(tempfile.mkdtemp(dir=at))"
+    program = await place.python(code)
+    await program.exited()
+    made = program.stdout.decode().split()
+    assert len(made) == 3, program.stderr
+    await program.stop()
+    if place.tier == "process":  # it is our user's, like any other
+        for path in made:
+            Path(path).rmdir()
+    assert not any(Path(path).exists() for path in made)
+
+
+async def test_a_large_order_arrives_whole(place: Place) -> None:
+    env = {f"A{number}": "\x01" * 30_000 for number in range(2)}
+    command = ("sh", "-c", "echo ${#A0} ${#A1} $#", *["\x01" * 10_000] * 5)
+    program = await place.launch("command", command=command, env=env)
+    await program.exited()
+    assert program.stdout == b"30000 30000 4\n"
+
+
+def test_it_works_on_the_event_loop_of_the_services() -> None:
+    async def launch() -> None:
+        async with launching("process") as place:
+            program = await place.launch("command", command=("sh", "-c", "echo up; exec sleep 600"))
+            await program.said("up")
+            assert (await program.stop()).reason == "stopped"
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(launch())
 
 
 async def test_a_hundred_launches_leave_no_descriptor_process_or_file(place: Place) -> None:

@@ -128,6 +128,17 @@ async def test_disk_beyond_the_limit_ends_it(place: Place, code: str, request: p
     assert exit_.reason == "disk", (exit_, program.stderr)
 
 
+async def test_disk_used_in_places_of_all_counts_where_it_can_be_told(place: Place) -> None:
+    if place.tier == "process":
+        pytest.skip("there it is our user's, like any other")
+    code = (
+        "import os, tempfile, time\nfor at in ('/tmp', '/var/tmp'):\n"
+        "    for _ in range(2): os.write(tempfile.mkstemp(dir=at)[0], b'x' * 8_000_000)\ntime.sleep(600)"
+    )
+    program = await place.python(code, limits=SMALL)
+    assert (await program.exited()).reason == "disk"
+
+
 async def test_one_file_does_not_grow_beyond_its_own_limit(place: Place) -> None:
     program = await place.launch(
         "command", command=("sh", "-c", "head -c 12000000 /dev/zero > big; wc -c < big"), limits=SMALL

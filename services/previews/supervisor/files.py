@@ -3,17 +3,20 @@
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 
 NAME_BYTES = 512  # what each name is charged: a million empty files fill a disk too
 DEEPEST = 100
 SLICE = 1_000  # names between two yields
 
+SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")  # where every user may leave something
+
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def measure(paths: list[str], bound: int) -> Iterator[int | None]:
-    """Add up what the directories hold, in bytes on disk: yields None now and then, and the sum last.
+    """Add up what the directories and files take, in bytes on disk: yields None now and then, and the sum last.
 
     It ends early beyond `bound`. What cannot be counted counts as beyond: directories nested more than 100 deep, or
     deeper than a path is long, or closed to us by their owner. A file with several names counts as often.
@@ -24,7 +27,11 @@ def measure(paths: list[str], bound: int) -> Iterator[int | None]:
         place, depth = waiting.pop()
         try:
             entries = list(os.scandir(place))
-        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
+        except NotADirectoryError:  # one of `paths` may be a file
+            with suppress(FileNotFoundError):
+                total += NAME_BYTES + os.lstat(place).st_blocks * 512
+            continue
+        except FileNotFoundError:  # gone meanwhile
             continue
         except OSError:
             entries, depth = [], DEEPEST + 1
@@ -91,6 +98,18 @@ def _remove_in(top: int, name: str, fresh: Iterator[str]) -> None:
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=top)
+
+
+def strays(uid: int | None) -> list[str]:
+    """What a user of a program's own has put where all may: nobody else will remove it."""
+    found: list[str] = []
+    for place in SHARED if uid is not None else ():
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_uid == uid:
+                        found.append(entry.path)
+    return found
 
 
 def give(path: str, uid: int, gid: int, givers: tuple[int, ...]) -> None:
