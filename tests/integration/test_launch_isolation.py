@@ -150,6 +150,7 @@ def _(): return connects(socket.AF_UNIX, "\0" + what["abstract"])
 status = read("/proc/self/status").decode()
 capabilities = [line.split()[1] for line in status.splitlines() if line[:6] in ("CapEff", "CapPrm", "CapAmb")]
 found["capabilities"] = any(int(number, 16) for number in capabilities)
+found["groups"] = bool(set(os.getgroups()) - {os.getgid()}) if what["own user"] else False
 found["may gain privileges"] = "NoNewPrivs:\t1" not in status
 print(json.dumps(found), flush=True)
 """
@@ -192,6 +193,9 @@ async def probe(place: Place, *, network: bool = False) -> dict[str, bool]:
     secret.write_text("s3cret")
     name = f"tailrace-{os.getpid()}"
     with contextlib.ExitStack() as stack:
+        if os.geteuid() == 0:  # a group that the program must not have
+            stack.callback(os.setgroups, os.getgroups())
+            os.setgroups([4242])
         pid, address = stack.enter_context(service())
         database = str(secrets / "pg")
         stack.enter_context(listening(socket.AF_UNIX, database))
@@ -215,6 +219,7 @@ async def probe(place: Place, *, network: bool = False) -> dict[str, bool]:
             "port": port,
             "port6": port6,
             "abstract": name,
+            "own user": place.launcher._users is not None,
         }
         program = await place.python(PROBE, json.dumps(what), network=network)
         await program.exited()
