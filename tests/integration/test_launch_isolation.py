@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -147,8 +148,9 @@ def _():
 def _(): return connects(socket.AF_UNIX, "\0" + what["abstract"])
 
 status = read("/proc/self/status").decode()
-capabilities = [line.split()[1] for line in status.splitlines() if line[:6] in ("CapEff", "CapPrm", "CapBnd", "CapAmb")]
+capabilities = [line.split()[1] for line in status.splitlines() if line[:6] in ("CapEff", "CapPrm", "CapAmb")]
 found["capabilities"] = any(int(number, 16) for number in capabilities)
+found["groups"] = bool(set(os.getgroups()) - {os.getgid()}) if what["own user"] else False
 found["may gain privileges"] = "NoNewPrivs:\t1" not in status
 print(json.dumps(found), flush=True)
 """
@@ -191,6 +193,9 @@ async def probe(place: Place, *, network: bool = False) -> dict[str, bool]:
     secret.write_text("s3cret")
     name = f"tailrace-{os.getpid()}"
     with contextlib.ExitStack() as stack:
+        if os.geteuid() == 0:  # a group that the program must not have
+            stack.callback(os.setgroups, os.getgroups())
+            os.setgroups([4242])
         pid, address = stack.enter_context(service())
         database = str(secrets / "pg")
         stack.enter_context(listening(socket.AF_UNIX, database))
@@ -214,6 +219,7 @@ async def probe(place: Place, *, network: bool = False) -> dict[str, bool]:
             "port": port,
             "port6": port6,
             "abstract": name,
+            "own user": place.launcher._users is not None,
         }
         program = await place.python(PROBE, json.dumps(what), network=network)
         await program.exited()
@@ -266,6 +272,43 @@ def test_the_words_and_the_table_are_the_same() -> None:
         kept = {row[0] for row in rows if row[1 + NAMES.index(name)] == "yes"}
         assert kept == set(isolation.tier(name).holds)
         assert kept | set(isolation.tier(name).does_not) == set(KEPT_BY)
+
+
+CALLS = """
+import ctypes, json, os, subprocess, threading
+libc = ctypes.CDLL(None, use_errno=True)
+def fault(call, *arguments):
+    ctypes.set_errno(0)
+    result = getattr(libc, call)(*arguments)
+    return 0 if result >= 0 else ctypes.get_errno()
+found = {
+    "user namespace": fault("unshare", 0x10000000),
+    "mount": fault("mount", b"none", b"/tmp", b"tmpfs", 0, None),
+    "keyring": fault("syscall", 250 if os.uname().machine == "x86_64" else 219, 0, -3, 0),
+    "io_uring": fault("syscall", 425, 1, None),
+    "clone3": fault("syscall", 435, None, 0),
+    "clone": fault("syscall", 56 if os.uname().machine == "x86_64" else 220, 0x10000011, 0, 0, 0, 0),
+    "setuid": fault("setuid", 0),
+    "shared memory": fault("shmget", 0, 4096, 0o1600),
+}
+thread = threading.Thread(target=lambda: None); thread.start(); thread.join()
+assert subprocess.run(["true"]).returncode == 0
+print(json.dumps(found))
+"""
+
+
+async def test_calls_that_lead_out_of_a_sandbox_are_refused(place: Place) -> None:
+    program = await place.python(CALLS)
+    await program.exited()
+    assert program.stdout, program.stderr.decode()
+    found = json.loads(program.stdout)
+    # Root in `process` stays root, without its powers. Unprivileged, the sandbox knows no root at all.
+    is_root = place.tier == "process" and os.geteuid() == 0
+    assert found.pop("setuid") in ([0] if is_root else [errno.EPERM, errno.EINVAL])
+    if place.tier == "bubblewrap":
+        assert found.pop("shared memory") == 0  # in a namespace of its own, which goes with it
+    assert found.pop("clone3") == errno.ENOSYS
+    assert set(found.values()) == {errno.EPERM}, found
 
 
 async def test_a_sandboxed_program_sees_only_itself_and_what_it_needs(place: Place) -> None:

@@ -1,22 +1,25 @@
 """Output, ends and stops of real programs, friendly and hostile ones: afterwards nothing of them is left."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 import pytest_asyncio
+import uvloop
 
 from services.previews.launch import Exit, Launcher, LaunchFailed, LaunchSpec, Limits, sweep
 from services.previews.supervisor import proc
-from tests.support.launching import PYTHON, TIERS, Place, Program, eventually, is_alive, launching
+from tests.support.launching import PYTHON, TIERS, Place, eventually, is_alive, launching
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,8 +56,9 @@ def vanish():
             try: os.close(descriptor)
             except OSError: pass
     os.chdir('/')
-    os.execve(sys.executable, [sys.executable, '-I', '-S', '-c',
-        "import os, time; from signal import *; signal(SIGTERM, SIG_IGN); os.write(1, b'up\\\\n'); time.sleep(600)"], {})
+    code = "'MARK'; import os, time; from signal import *; signal(15, SIG_IGN);" \\
+        "os.write(1, b'up\\\\n'); time.sleep(600)"
+    os.execve(sys.executable, [sys.executable, '-I', '-S', '-c', code], {})
 if os.fork() == 0:
     vanish()
 """
@@ -67,11 +71,25 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
         yield place
 
 
-def below(program: Program) -> list[psutil.Process]:
-    """All processes below the program's supervisor, whatever they did to their environment."""
-    supervisor = program.child.record.supervisor
-    assert supervisor is not None
-    return psutil.Process(supervisor.pid).children(recursive=True)
+def with_words(words: str) -> list[int]:
+    """The processes that have this in their arguments, wherever they have gone and whatever else they have changed."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if words in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+class Escape:
+    """A program's code, and the processes that run it."""
+
+    def __init__(self, code: str) -> None:
+        self._mark = uuid.uuid4().hex
+        self.code = code.replace("MARK", self._mark)
+
+    def running(self) -> list[int]:
+        return with_words(self._mark)
 
 
 async def test_both_streams_are_read_apart_and_to_the_end(place: Place) -> None:
@@ -116,35 +134,36 @@ time.sleep(60)
 
 @pytest.mark.parametrize("code", [IGNORES_SIGTERM, SETSID_GRANDCHILD], ids=["ignores SIGTERM", "setsid grandchild"])
 async def test_who_will_not_go_is_made_to(place: Place, code: str) -> None:
-    program = await place.python(code)
+    escape = Escape("'MARK'\n" + code)
+    program = await place.python(escape.code)
     await program.said("up")
-    there = below(program)
-    assert there
+    assert escape.running()
     exit_ = await program.stop(0.3)
     assert exit_.reason == "stopped"
-    assert not any(is_alive(process.pid) for process in there)
+    assert escape.running() == []
     program.assert_nothing_is_left()
 
 
 async def test_a_daemon_that_left_its_session_parent_environment_and_directory_is_ended_with_the_program(
     place: Place,
 ) -> None:
-    program = await place.python(DAEMON + "time.sleep(600)")
+    escape = Escape(DAEMON + "time.sleep(600)")
+    program = await place.python(escape.code)
     await program.said("up")
-    there = below(program)
+    assert len(escape.running()) > 1
     await program.stop(0.2)
-    assert not any(is_alive(process.pid) for process in there)
+    assert escape.running() == []
     program.assert_nothing_is_left()
 
 
 async def test_the_end_of_the_program_is_the_end_of_what_it_leaves(place: Place) -> None:
     """Told by its process: a grandchild that holds the pipes does not keep it from being noticed."""
-    code = HELD_ON + "if os.fork() == 0:\n    os.setsid(); say('up'); hold_on()\ntime.sleep(0.3); sys.exit(4)"
-    program = await place.python(code)
+    code = HELD_ON + "'MARK'\nif os.fork() == 0:\n    os.setsid(); say('up'); hold_on()\ntime.sleep(0.3); sys.exit(4)"
+    escape = Escape(code)
+    program = await place.python(escape.code)
     await program.said("up")
-    there = below(program)
     assert await program.exited() == Exit(4, None, "exited")
-    assert not any(is_alive(process.pid) for process in there)
+    assert escape.running() == []
     assert program.processes() == []
 
 
@@ -189,6 +208,38 @@ open('bottom', 'w').close(); os.chmod('.', 0)
     await program.stop()
     program.assert_nothing_is_left()
     assert Path("/etc/passwd").exists()
+
+
+async def test_what_it_leaves_where_all_may_write_is_removed_when_it_can_be_told(place: Place) -> None:
+    code = "import os, tempfile\nfor at in ('/tmp', '/var/tmp', '/dev/shm'): print(tempfile.mkdtemp(dir=at))"
+    program = await place.python(code)
+    await program.exited()
+    made = program.stdout.decode().split()
+    assert len(made) == 3, program.stderr
+    await program.stop()
+    if place.tier == "process":  # it is our user's, like any other
+        for path in made:
+            Path(path).rmdir()
+    assert not any(Path(path).exists() for path in made)
+
+
+async def test_a_large_order_arrives_whole(place: Place) -> None:
+    env = {f"A{number}": "\x01" * 30_000 for number in range(2)}
+    command = ("sh", "-c", "echo ${#A0} ${#A1} $#", *["\x01" * 10_000] * 5)
+    program = await place.launch("command", command=command, env=env)
+    await program.exited()
+    assert program.stdout == b"30000 30000 4\n"
+
+
+def test_it_works_on_the_event_loop_of_the_services() -> None:
+    async def launch() -> None:
+        async with launching("process") as place:
+            program = await place.launch("command", command=("sh", "-c", "echo up; exec sleep 600"))
+            await program.said("up")
+            assert (await program.stop()).reason == "stopped"
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(launch())
 
 
 async def test_a_hundred_launches_leave_no_descriptor_process_or_file(place: Place) -> None:
@@ -238,16 +289,16 @@ async def test_closing_the_launcher_stops_all_at_once(place: Place) -> None:
 
 
 async def test_a_program_whose_supervisor_is_killed_is_lost_and_ended(place: Place) -> None:
-    program = await place.python(DAEMON + "time.sleep(600)")
+    escape = Escape(DAEMON + "time.sleep(600)")
+    program = await place.python(escape.code)
     await program.said("up")
-    there = below(program)
     await asyncio.sleep(
         0.6
     )  # until the supervisor has seen the daemon, which in `process` is all there is to tell it by
     assert program.child.record.supervisor is not None
     os.kill(program.child.record.supervisor.pid, signal.SIGKILL)
     assert await program.exited() == Exit(None, None, "lost")
-    assert not any(is_alive(process.pid) for process in there)
+    assert escape.running() == []
     await program.stop()
     program.assert_nothing_is_left()
 
@@ -287,8 +338,9 @@ class Owner:
 
     def __init__(self, place: Place, code: str) -> None:
         self.place = place.path / "data"
+        self._escape = Escape("'MARK'\n" + code)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", OWNER, place.tier, str(self.place), PYTHON, "-c", code],
+            [sys.executable, "-c", OWNER, place.tier, str(self.place), PYTHON, "-c", self._escape.code],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -298,7 +350,6 @@ class Owner:
         self.supervisor, self.child = int(words[0]), int(words[1])
         self.marker = words[2]
         self.uid = None if words[3] == "None" else int(words[3])
-        self.below = [process.pid for process in psutil.Process(self.supervisor).children(recursive=True)]
 
     def kill(self) -> None:
         self.process.kill()
@@ -307,9 +358,8 @@ class Owner:
         self.process.stdout.close()
 
     def is_gone(self) -> bool:
-        return not any(is_alive(pid) for pid in (self.supervisor, *self.below)) and not [
-            process for process in proc.everything() if proc.has_marker(process.pid, self.marker)
-        ]
+        marked = [process for process in proc.everything() if proc.has_marker(process.pid, self.marker)]
+        return not is_alive(self.supervisor) and not self._escape.running() and not marked
 
 
 async def test_when_the_service_is_killed_everything_is_gone_within_a_second(place: Place) -> None:

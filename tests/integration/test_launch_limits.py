@@ -110,11 +110,13 @@ async def test_memory_shared_by_forked_workers_counts_once(place: Place) -> None
         "import os; os.chdir(os.environ['TMPDIR'])\nfor n in range(6): open(f'f{n}', 'wb').write(b'x' * 8_000_000)",
         "import os\nheld = [open(f'f{n}', 'wb') for n in range(6)]\n"
         "for n, file in enumerate(held): os.unlink(f'f{n}'); file.write(b'x' * 8_000_000); file.flush()",
+        "import os\nheld = [os.memfd_create('m') for _ in range(6)]\n"
+        "for file in held: os.write(file, b'x' * 8_000_000)",
         "import os\nfor n in range(60_000): os.close(os.open(f'f{n}', os.O_CREAT | os.O_WRONLY))",
         "import os\nfor n in range(200): os.mkdir('d'); os.chdir('d')",
         "import os; os.mkdir('d'); open('d/f', 'wb').write(b'x' * 8_000_000); os.chmod('d', 0)",
     ],
-    ids=["directory", "temporary", "deleted but open", "many names", "too deep", "locked"],
+    ids=["directory", "temporary", "deleted but open", "memory as a file", "many names", "too deep", "locked"],
 )
 async def test_disk_beyond_the_limit_ends_it(place: Place, code: str, request: pytest.FixtureRequest) -> None:
     program = await place.python(code + "\nimport time; time.sleep(600)", limits=SMALL)
@@ -124,6 +126,17 @@ async def test_disk_beyond_the_limit_ends_it(place: Place, code: str, request: p
         return
     exit_ = await program.exited()
     assert exit_.reason == "disk", (exit_, program.stderr)
+
+
+async def test_disk_used_in_places_of_all_counts_where_it_can_be_told(place: Place) -> None:
+    if place.tier == "process":
+        pytest.skip("there it is our user's, like any other")
+    code = (
+        "import os, tempfile, time\nfor at in ('/tmp', '/var/tmp'):\n"
+        "    for _ in range(2): os.write(tempfile.mkstemp(dir=at)[0], b'x' * 8_000_000)\ntime.sleep(600)"
+    )
+    program = await place.python(code, limits=SMALL)
+    assert (await program.exited()).reason == "disk"
 
 
 async def test_one_file_does_not_grow_beyond_its_own_limit(place: Place) -> None:

@@ -17,10 +17,11 @@ import pytest
 from services.previews.launch import Child, Exit, Kind, Launcher, LaunchSpec, Limits
 from services.previews.launch.isolation import NAMES, TierName
 from services.previews.supervisor import proc
+from services.previews.supervisor.files import strays
 
 SECONDS = 20.0
 PYTHON = sys.executable
-TIERS: list[TierName] = [name for name in NAMES if name in os.environ.get("TAILRACE_TEST_TIERS", " ".join(NAMES))]
+TIERS = list(NAMES)
 
 
 def need(tier: TierName) -> None:
@@ -144,6 +145,7 @@ class Program:
         assert self.processes() == []
         if record.uid is not None:
             assert proc.of_user(record.uid) == []
+            assert strays(record.uid) == []
         for path in (*record.files(), record.directory):
             assert not os.path.lexists(path), path
 

@@ -1,6 +1,7 @@
 """Launching: what is prepared on the disk, the supervisor, and the program that it starts."""
 
 import asyncio
+import json
 import os
 import resource
 import secrets
@@ -19,6 +20,7 @@ from services.previews.launch.kinds import OWN_SOCKET, Start, check_entry, start
 from services.previews.launch.output import OnOutput, Output
 from services.previews.launch.process import GRACE_SECONDS, Child, Supervisor, drain, put_away
 from services.previews.launch.records import Record, Records, Who, this_process
+from services.previews.launch.seccomp import make_filter
 from services.previews.launch.spec import LaunchFailed, LaunchSpec, check
 from services.previews.launch.sweep import end_launch, python_with_supervisor
 from services.previews.launch.users import Users
@@ -112,15 +114,17 @@ class Launcher:
     async def _start(self, record: Record, order: Order, outputs: list[Output], lock: int) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        descriptors = [theirs.fileno(), *(output.writable for output in outputs), *([lock] if lock >= 0 else [])]
-        with ours, theirs:
+        with ours, theirs, os.fdopen(os.memfd_create("order"), "w+b") as file:
+            file.write(json.dumps(order._asdict()).encode())  # it may be more than a socket takes at once
+            file.seek(0)
+            descriptors = [theirs.fileno(), file.fileno(), *(output.writable for output in outputs)]
+            descriptors += [lock] if lock >= 0 else []  # the user is its program's for as long as it lives
             supervisor = await _spawned(record.marker, descriptors, ours.dup())
         for output in outputs:
             output.start()
         try:
             began = proc.read(supervisor.pid)
             record = replace(record, supervisor=Who(supervisor.pid, began.start if began else 0))
-            supervisor.say(order._asdict())
             message = await supervisor.hear()
             if message is None or "failed" in message:
                 raise LaunchFailed(_why(message))
@@ -186,7 +190,7 @@ def make_order(tier: TierName, spec: LaunchSpec, record: Record, record_path: Pa
             "uid": record.uid,
             "new_session": not inside,
             "limits": resource_limits(tier, spec),
-            "seccomp": "",
+            "seccomp": make_filter(ipc_namespace=inside).hex(),
         },
         memory_bytes=spec.limits.memory_bytes,
         processes=spec.limits.processes,

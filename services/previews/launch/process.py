@@ -19,7 +19,7 @@ from services.previews.supervisor.files import remove
 
 log = logging.getLogger("tailrace.previews")
 
-MESSAGE_BYTES = 1 << 20
+MESSAGE_BYTES = 4096
 DRAIN_SECONDS = 1.0  # for output that is still in the pipes when nobody is left to write
 GRACE_SECONDS = 5.0
 PATIENCE_SECONDS = 12.0  # with a supervisor that has been told to end its program; it gives itself ten

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from services.previews.launch.records import Record, Records, Who, processes_of
 from services.previews.supervisor import ending, proc
-from services.previews.supervisor.files import remove
+from services.previews.supervisor.files import remove, strays
 
 log = logging.getLogger("tailrace.previews")
 
@@ -55,7 +55,7 @@ def end_launch(record: Record, supervisor_seconds: float) -> bool:
         _end_user(record.uid)
     nothing_left = ending.end_tree(lambda: processes_of(record), lambda: not processes_of(record))
     if nothing_left:
-        for path in record.files():
+        for path in [*record.files(), *strays(record.uid)]:
             remove(path)
     else:
         log.error("processes of a preview do not end", extra={"preview": record.preview_id})

@@ -10,38 +10,50 @@ NAME_BYTES = 512  # what each name is charged: a million empty files fill a disk
 DEEPEST = 100
 SLICE = 1_000  # names between two yields
 
+SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")  # where every user may leave something
+
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def measure(paths: list[str], bound: int) -> Iterator[int | None]:
-    """Add up what the directories hold, in bytes on disk: yields None now and then, and the sum last.
+    """Add up what the directories and files take, in bytes on disk: yields None now and then, and the sum last.
 
     It ends early beyond `bound`. What cannot be counted counts as beyond: directories nested more than 100 deep, or
     deeper than a path is long, or closed to us by their owner. A file with several names counts as often.
     """
     total = seen = 0
-    for path in paths:
-        waiting = [(path, 0)]
-        while waiting and total <= bound:
-            place, depth = waiting.pop()
-            try:
-                entries = list(os.scandir(place))
-            except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
-                continue
-            except OSError:
-                total = bound + 1
-                break
-            for entry in entries:
-                with suppress(OSError):
-                    total += NAME_BYTES + entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append((entry.path, depth + 1))
-                seen += 1
-                if seen % SLICE == 0:
-                    yield None
-            if depth > DEEPEST:
-                total = bound + 1
+    waiting = [(path, 0) for path in paths]
+    while waiting and total <= bound:
+        place, depth = waiting.pop()
+        try:
+            entries = list(os.scandir(place))
+        except NotADirectoryError:  # one of `paths` may be a file
+            with suppress(FileNotFoundError):
+                total += NAME_BYTES + os.lstat(place).st_blocks * 512
+            continue
+        except FileNotFoundError:  # gone meanwhile
+            continue
+        except OSError:
+            entries, depth = [], DEEPEST + 1
+        if depth > DEEPEST:
+            total = bound + 1
+        for entry in entries:
+            total += NAME_BYTES + _blocks(entry, bound)
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append((entry.path, depth + 1))
+            seen += 1
+            if seen % SLICE == 0:
+                yield None
     yield total
+
+
+def _blocks(entry: "os.DirEntry[str]", otherwise: int) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+    except OSError:  # its path is too long, or its directory closed
+        return otherwise
 
 
 def remove(path: str) -> None:
@@ -86,6 +98,18 @@ def _remove_in(top: int, name: str, fresh: Iterator[str]) -> None:
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=top)
+
+
+def strays(uid: int | None) -> list[str]:
+    """What a user of a program's own has put where all may: nobody else will remove it."""
+    found: list[str] = []
+    for place in SHARED if uid is not None else ():
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_uid == uid:
+                        found.append(entry.path)
+    return found
 
 
 def give(path: str, uid: int, gid: int, givers: tuple[int, ...]) -> None:

@@ -1,8 +1,8 @@
 """The life of a supervisor: start one program, watch it, end all there is of it, say how it ended, and go.
 
-It has one thread and no event loop, so that it may fork. It is told things, and tells them, in JSON messages over a
-pair of sockets: first it gets its order; then it says `started` or `failed`; it may be told `stop`; last it says
-`exited`. The end of the pair means that the service is dead.
+It has one thread and no event loop, so that it may fork. Its order is in a file without a name. Over a pair of sockets
+it says in JSON messages `started` or `failed`, may be told `stop`, and says `exited` last. The end of the pair means
+that the service is dead.
 """
 
 import json
@@ -16,13 +16,13 @@ from contextlib import suppress
 from typing import Any
 
 from services.previews.supervisor import confine, ending, proc
-from services.previews.supervisor.files import remove
+from services.previews.supervisor.files import remove, strays
 from services.previews.supervisor.order import Order
 from services.previews.supervisor.proc import Process
 from services.previews.supervisor.program import Program, StartFailed, listen, start
 from services.previews.supervisor.watch import TICK_SECONDS, Watch
 
-MESSAGE_BYTES = 1 << 20
+MESSAGE_BYTES = 4096
 SIGNAL_BASE = 128  # bubblewrap says of one that was killed by signal n that it exited with 128 + n
 
 
@@ -104,7 +104,7 @@ class Supervisor:
         self._control.setblocking(False)
         with suppress(BlockingIOError, ConnectionResetError):
             self._abandoned = self._abandoned or not self._control.recv(MESSAGE_BYTES)
-        for path in [self._order.socket, *self._order.removed_at_the_end]:
+        for path in [*self._order.removed_at_the_end, *strays(self._order.uid)]:
             removed(path)
         if self._abandoned and nothing_left:
             for path in self._order.removed_when_abandoned:
@@ -181,12 +181,10 @@ def removed(path: str) -> None:
 
 
 def main() -> None:
-    control, *outputs = (int(argument) for argument in sys.argv[1:4])
+    control, order, *outputs = (int(argument) for argument in sys.argv[1:5])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # it ends when the service does, or says so
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
-    with socket.socket(fileno=control) as connection:
-        message = connection.recv(MESSAGE_BYTES)
-        if message:
-            Supervisor(connection, Order(**json.loads(message))).run((outputs[0], outputs[1]))
+    with socket.socket(fileno=control) as connection, open(order, "rb") as file:
+        Supervisor(connection, Order(**json.load(file))).run((outputs[0], outputs[1]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from services.previews.supervisor import proc
-from services.previews.supervisor.files import measure
+from services.previews.supervisor.files import measure, strays
 from services.previews.supervisor.order import Order
 
 TICK_SECONDS = 0.25
@@ -47,7 +47,8 @@ class Watch:
         if self._measuring is None:
             if now < self._measure_at:
                 return 0
-            self._measuring = measure(self._order.measured, self._order.disk_bytes)
+            places = [*self._order.measured, *strays(self._order.uid)]
+            self._measuring = measure(places, self._order.disk_bytes)
             self._unlinked = sum(proc.unlinked_bytes(pid, DESCRIPTORS) for pid in self.members)
         found = next(self._measuring, 0)
         if found is None:
