@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from services.previews.plain import Piece, PlainText
 from shared.channel.log import Rows
 from shared.edge.admission import Connection, choice, whole_number
 from shared.edge.problems import BadInput
@@ -15,15 +16,18 @@ MAX_LIMIT, DEFAULT_LIMIT = 5_000, 500
 MAX_LINE = 2**53 - 1
 MAX_TEXT = 500
 DOWNLOAD_PAGE = 2_000
+BEYOND_PAGE = 200
 LOG_PARAMETERS = ("after", "before", "limit", "tail", "level", "stream", "q")
 
 
 class LogQuery(Struct, frozen=True):
-    """Lines above `after` and below `before`; the last of them if `tail`, else the first. `levels` empty: all."""
+    """Lines above `after` and below `before`; the last of them if `tail`, else the first. `levels` empty: all;
+    `limit` None: as many as are usual.
+    """
 
     after: int
     before: int
-    limit: int
+    limit: int | None
     tail: bool
     levels: tuple[str, ...]
     stream: str | None
@@ -32,7 +36,8 @@ class LogQuery(Struct, frozen=True):
 
 class LogPage(Struct, frozen=True):
     """`log` events in order. `first_line` and `last_line` are those of what is stored in all; `more`: there are others
-    that match, beyond this page.
+    that match, beyond this page: go on `after` its highest line, or `before` its lowest. A line of several pieces is
+    never cut between two pages, so that one may hold more than was asked for.
     """
 
     data: list[Raw]
@@ -57,12 +62,25 @@ def query_of(connection: Connection) -> LogQuery:
     return LogQuery(
         after=whole_number(connection, "after", 0, 0, MAX_LINE),
         before=whole_number(connection, "before", MAX_LINE, 0, MAX_LINE),
-        limit=whole_number(connection, name, DEFAULT_LIMIT, 1, MAX_LIMIT),
+        limit=whole_number(connection, name, DEFAULT_LIMIT, 1, MAX_LIMIT) if name in given else None,
         tail="tail" in given or ("before" in given and "after" not in given),
         levels=levels,
         stream=choice(connection, "stream", ("stdout", "stderr"), "") if "stream" in given else None,
         text=text,
     )
+
+
+class Stored(Struct, frozen=True):
+    """What is looked at of a stored `log` event."""
+
+    line: int
+    part: int
+    last: bool
+    partial: bool
+
+    @property
+    def is_end(self) -> bool:
+        return self.last and not self.partial
 
 
 class Logs:
@@ -73,9 +91,12 @@ class Logs:
         self._rows = rows
 
     async def page(self, subject: str, asked: LogQuery) -> LogPage:
-        found = await self._find(subject, asked, asked.limit + 1)
-        more = len(found) > asked.limit
-        found = found[-asked.limit :] if asked.tail else found[: asked.limit]
+        limit = asked.limit or DEFAULT_LIMIT
+        found = await self._find(subject, asked, limit + 1)
+        more = len(found) > limit
+        if more:
+            found = found[-limit:] if asked.tail else found[:limit]
+            found = await self._completed(subject, asked, found)
         first, last = await self._bounds(subject)
         return LogPage([Raw(row["data"]) for row in found], more, first, last)
 
@@ -84,39 +105,67 @@ class Logs:
         return (await self._bounds(subject))[1]
 
     async def text(self, subject: str, asked: LogQuery) -> AsyncIterator[bytes]:
-        """All that matches, as plain text: final pieces only, those of one line put together."""
-        after = asked.after
+        """All that matches, or as much as was asked for, as plain text."""
+        plain, seq = PlainText(), 0
         while True:
-            page = msgspec.structs.replace(asked, after=after, tail=False)
-            found = await self._find(subject, page, DOWNLOAD_PAGE)
-            text = bytearray()
-            for row in found:
-                event: dict[str, Any] = msgspec.json.decode(row["data"])
-                if not event["partial"]:
-                    text += event["message"].encode() + (b"\n" if event["last"] else b"")
+            if asked.limit is None:
+                found = await self._find(subject, msgspec.structs.replace(asked, tail=False), DOWNLOAD_PAGE, seq=seq)
+                texts = [row["data"] for row in found]
+            else:
+                texts = [bytes(raw) for raw in (await self.page(subject, asked)).data]
+            text = "".join(plain.feed(msgspec.json.decode(text, type=Piece)) for text in texts)
             if text:
-                yield bytes(text)
-            if len(found) < DOWNLOAD_PAGE:
-                return
-            after = msgspec.json.decode(found[-1]["data"])["line"]
+                yield text.encode()
+            if asked.limit is not None or len(texts) < DOWNLOAD_PAGE:
+                break
+            seq = found[-1]["seq"]
+        if text := plain.close():
+            yield text.encode()
 
-    async def _find(self, subject: str, asked: LogQuery, limit: int) -> list[Any]:
-        """In the order of the log. Lines are numbered in that order, but pieces of a long one may lie apart."""
-        args: list[Any] = [subject, asked.after, asked.before, limit]
-        where = ["(told->>'line')::bigint > $2", "(told->>'line')::bigint < $3"]
-        for field, value in (("level", list(asked.levels) or None), ("stream", asked.stream and [asked.stream])):
-            if value:
-                args.append(value)
-                where.append(f"told->>'{field}' = ANY(${len(args)}::text[])")
-        if asked.text is not None:
-            args.append(asked.text)
-            where.append(f"position(lower(${len(args)}) IN lower(told->>'message')) > 0")
+    async def _completed(self, subject: str, asked: LogQuery, found: list[Any]) -> list[Any]:
+        """With the pieces, beyond the page's own end, of lines that are in it: pieces of others may lie between."""
+        told = [msgspec.json.decode(row["data"], type=Stored) for row in found]
+        whole = {each.line for each in told if (each.part == 0 if asked.tail else each.is_end)}
+        cut = {each.line for each in told} - whole
+        edge = found[0] if asked.tail else found[-1]
+        while cut:
+            rows = await self._beyond(subject, asked, edge["seq"])
+            for row in rows:
+                each = msgspec.json.decode(row["data"], type=Stored)
+                if each.line in cut and row["matches"]:
+                    found.append(row)
+                if each.part == 0 if asked.tail else each.is_end:
+                    cut.discard(each.line)
+            if len(rows) < BEYOND_PAGE:
+                break
+            edge = rows[-1]
+        return sorted(found, key=lambda row: int(row["seq"]))
+
+    async def _beyond(self, subject: str, asked: LogQuery, seq: int) -> list[Any]:
+        """The next stored events in the direction of the reading, whether they match or not."""
+        conditions, args = _conditions(asked, [subject, seq])
+        beyond, order = ("<", "DESC") if asked.tail else (">", "ASC")
+        return list(
+            await self._rows.fetch(
+                f"""SELECT seq, data, {" AND ".join(conditions)} AS matches FROM (
+                        SELECT seq, data, convert_from(data, 'UTF8')::json AS told FROM {self._s}.events
+                        WHERE subject = $1 AND type = 'log' AND seq {beyond} $2
+                        ORDER BY seq {order} LIMIT {BEYOND_PAGE}) AS e ORDER BY seq {order}""",
+                *args,
+            )
+        )
+
+    async def _find(self, subject: str, asked: LogQuery, limit: int, *, seq: int = 0) -> list[Any]:
+        """What matches above `seq`, in the order of the log. Lines are numbered in that order, but pieces of a long
+        one may lie apart.
+        """
+        conditions, args = _conditions(asked, [subject, limit, seq])
         order = "DESC" if asked.tail else "ASC"
         found = await self._rows.fetch(
             f"""SELECT seq, data FROM (
                     SELECT seq, data, convert_from(data, 'UTF8')::json AS told FROM {self._s}.events
-                    WHERE subject = $1 AND type = 'log' ORDER BY seq {order} OFFSET 0) AS e
-                WHERE {" AND ".join(where)} ORDER BY seq {order} LIMIT $4""",
+                    WHERE subject = $1 AND type = 'log' AND seq > $3 ORDER BY seq {order} OFFSET 0) AS e
+                WHERE {" AND ".join(conditions)} ORDER BY seq {order} LIMIT $2""",
             *args,
         )
         return sorted(found, key=lambda row: int(row["seq"]))
@@ -127,3 +176,17 @@ class Logs:
         if row["first"] is None:
             return 0, 0
         return msgspec.json.decode(row["first"])["line"], msgspec.json.decode(row["last"])["line"]
+
+
+def _conditions(asked: LogQuery, args: list[Any]) -> tuple[list[str], list[Any]]:
+    """What the query says of `told`, an event's JSON; and the arguments, after those that there are."""
+    args = [*args, asked.after, asked.before]
+    where = [f"(told->>'line')::bigint > ${len(args) - 1}", f"(told->>'line')::bigint < ${len(args)}"]
+    for field, value in (("level", list(asked.levels) or None), ("stream", asked.stream and [asked.stream])):
+        if value:
+            args.append(value)
+            where.append(f"coalesce(told->>'{field}', '') = ANY(${len(args)}::text[])")
+    if asked.text is not None:
+        args.append(asked.text)
+        where.append(f"position(lower(${len(args)}) IN lower(told->>'message')) > 0")
+    return where, args

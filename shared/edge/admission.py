@@ -67,7 +67,8 @@ class Subscription:
     end that the look-up did not see. `ended` is the subject's terminal status if it was over already. `primary` is the
     stream's primary type. `events_url` is the polling twin. `history` shows what is replayed, where that is less.
     `current` tells the newest event of each key: what a reset is followed by, and, if `jumps`, what the stream begins
-    with. `pace` is that of a stream of snapshots.
+    with. `pace` is that of a stream of snapshots. `is_resumed`: a position is the client's own, not
+    one that the service has chosen for it.
     """
 
     channel: Channel
@@ -83,6 +84,7 @@ class Subscription:
     current: Current | None = None
     jumps: bool = False
     pace: Pace | None = None
+    is_resumed: bool = True
 
     def begins_with_current(self, start: Start) -> bool:
         """Whether the newest event of each key is sent, in place of what lies between `start` and the head."""
@@ -100,6 +102,8 @@ class Subscription:
             start = Start(self.arrived, self.arrived.head)
         else:
             start = await self.channel.resolve(self.requested)
+        if not self.is_resumed:
+            start = structs.replace(start, resumed=False)
         if start.reset is not None and self.on_reset == "error":
             raise gone(start)
         return start
@@ -201,6 +205,7 @@ class Ask(Struct, frozen=True):
             current=current,
             jumps=jumps,
             pace=pace,
+            is_resumed=not self.is_default,
         )
 
 

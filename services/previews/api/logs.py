@@ -14,7 +14,9 @@ from shared.edge.admission import AnyRequest
 
 @get(f"{PREVIEW}/logs", parameters=LOG_PARAMETERS)
 async def read_logs(request: AnyRequest, generation_id: FromPath[str]) -> Response[LogPage] | Stream:
-    """Stored lines, narrowed by number, level, stream and text; with `Accept: text/plain` all of them, as text."""
+    """Stored lines, narrowed by number, level, stream and text; with `Accept: text/plain` as text, and all of them
+    unless told.
+    """
     asked = query_of(request)
     preview = await preview_of(request, generation_id)
     logs = backend_of(request).logs
@@ -25,7 +27,7 @@ async def read_logs(request: AnyRequest, generation_id: FromPath[str]) -> Respon
         "x-accel-buffering": "no",
         "x-content-type-options": "nosniff",
     }
-    return Stream(logs.text(preview.subject, asked), media_type="text/plain; charset=utf-8", headers=headers)
+    return Stream(logs.text(preview.subject, asked), media_type="text/plain", headers=headers)
 
 
 HANDLERS: tuple[Callable[..., Any], ...] = (read_logs,)
