@@ -11,7 +11,7 @@ from services.previews.backend import Backend
 from services.previews.capture import CaptureLimits
 from services.previews.events import SCHEMA
 from services.previews.filemap import FileLimits
-from services.previews.host import host_of
+from services.previews.host import host_of, sockets_of
 from services.previews.launch import Limits
 from services.previews.launching import Launching
 from services.previews.lifecycle import Lifecycle
@@ -58,6 +58,7 @@ class PreviewsService:
             launching=self._launching,
             file_limits=FileLimits(),
             directory=directory,
+            sockets=sockets_of(directory, host_of(directory)),
             limits=_limits(settings),
             files=lambda preview_id: store.files(database, preview_id),
         )

@@ -2,7 +2,13 @@
 
 import os
 import secrets
+import stat
+import tempfile
 from pathlib import Path
+
+from services.previews.launch.spec import SOCKET_PATH_BYTES
+
+_LONGEST = Path("run", "prv-01jzzzzzzzzzzzzzzzzzzzzzzz", "http.sock")
 
 
 def host_of(directory: Path) -> str:
@@ -15,3 +21,19 @@ def host_of(directory: Path) -> str:
     except FileExistsError:
         pass
     return file.read_text("ascii").strip()
+
+
+def sockets_of(directory: Path, host: str) -> Path:
+    """Where programs' sockets are: in the data directory, or, where its path is too long for a socket's, in the
+    system's directory for temporary files. Raise OSError when somebody else has put something there.
+    """
+    if len(bytes(directory / _LONGEST)) <= SOCKET_PATH_BYTES:
+        sockets = directory / _LONGEST.parts[0]
+    else:
+        sockets = Path(tempfile.gettempdir()) / f"tailrace-{host}"
+    sockets.mkdir(exist_ok=True)
+    found = sockets.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise FileExistsError(f"{sockets} is somebody else's: remove it, or use a data directory with a shorter path")
+    sockets.chmod(0o711)
+    return sockets

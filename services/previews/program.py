@@ -52,6 +52,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     launching: Launching
     file_limits: FileLimits
     directory: Path
+    sockets: Path
     limits: Limits
     files: Callable[[str], Awaitable[Mapping[str, str]]]  # of a preview, by its id
 
@@ -105,7 +106,7 @@ class Program:
     @property
     def socket(self) -> Path:
         """Where it answers."""
-        return self._around.directory / self.preview.label / "run" / "http.sock"
+        return self._around.sockets / self.preview.label / "http.sock"
 
     # ── its life ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,7 +129,8 @@ class Program:
             await end(writing)
             if self._last is not None:
                 await self._last.stop(0)  # what was kept for another attempt, and there is none
-            await asyncio.to_thread(shutil.rmtree, self.home.parent, ignore_errors=True)
+            for place in (self.home.parent, self.socket.parent):
+                await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
     async def _attempt(self) -> bool:
         """One attempt. True: another one is wanted."""
@@ -155,8 +157,9 @@ class Program:
     async def _launch(self) -> Child:
         preview, recipe = self.preview, self.preview.recipe
         self._writer.say(f"attempt {preview.attempt}: {preview.kind}, isolation {preview.isolation}")
-        for directory in (self.home, self.socket.parent):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.socket.parent.mkdir(exist_ok=True)
+        self.socket.parent.chmod(0o711)  # the program's own user has to come through
         files = check_files(await patiently(lambda: self._around.files(preview.id)), self._around.file_limits)
         await asyncio.to_thread(write_files, self.home, files)
         spec = LaunchSpec(
