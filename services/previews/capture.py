@@ -20,13 +20,14 @@ from collections import deque
 from datetime import datetime
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from services.previews.levels import Level
 from services.previews.lines import PART_BYTES, Piece
 
 Stream = Literal["stdout", "stderr"]
 
+SLOW_BUFFER_BYTES = 4 * PART_BYTES  # some 200 usual lines
 OVERHEAD_BYTES = 300  # what an entry takes beside its text, here and as an event
 
 
@@ -40,8 +41,8 @@ class CaptureLimits(Struct, frozen=True, kw_only=True):
     stored_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        if self.buffer_bytes < 4 * PART_BYTES:
-            raise ValueError(f"the buffer of a preview's output takes at least {4 * PART_BYTES} bytes")
+        if self.buffer_bytes < SLOW_BUFFER_BYTES:
+            raise ValueError(f"the buffer of a preview's output takes at least {SLOW_BUFFER_BYTES} bytes")
         if self.lines_per_second <= 0 or self.burst_lines < 1:
             raise ValueError("a preview's output needs a rate above 0 lines/s and a burst of at least 1 line")
 
@@ -85,12 +86,13 @@ class CaptureBuffer:
         self._partials: dict[Stream, _Entry] = {}  # the newest of each stream, while it waits here
         self._serials: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # of the line that is coming
         self._open: dict[Stream, tuple[int, int]] = {}  # serial and number of the line that was taken last
+        self._notice: str | None = None
         self._dropped = 0  # before the oldest entry, and not yet told
         self._dropped_at: datetime | None = None
         self._bucket = _Bucket(limits.lines_per_second, limits.burst_lines)
 
     def __len__(self) -> int:
-        return len(self._entries) + (self._dropped > 0)
+        return len(self._entries) + (self._dropped > 0) + (self._notice is not None)
 
     def put(self, stream: Stream, piece: Piece, level: Level, timestamp: datetime) -> None:
         """Take in the next piece of a stream. What was partial of the same line is replaced while it waits here."""
@@ -116,7 +118,10 @@ class CaptureBuffer:
         """The oldest entries, in order: as many as both bounds and the rate allow, at least one if that allows one."""
         taken: list[Captured] = []
         most = min(max_lines, self._bucket.available(now))
-        if self._dropped and most > 0:
+        if self._notice is not None and most > 0:
+            taken.append(Captured(self._number(), now, "WARN", self._notice, None))
+            self._notice = None
+        if self._dropped and len(taken) < most:
             taken.append(self._tell_dropped(now))
         size = 0
         while self._entries and len(taken) < most:
@@ -127,9 +132,14 @@ class CaptureBuffer:
         self._bucket.spend(len(taken))
         return taken
 
-    def slow_down(self, lines_per_second: float) -> None:
-        """From now on no more than this is taken, whatever the limits say."""
+    def slow_down(self, lines_per_second: float, notice: str, now: datetime) -> None:
+        """From now on no more than this is taken, whatever the limits say, and little waits, so that what is taken is
+        new. A system's line says so first; it is never dropped.
+        """
         self._bucket = _Bucket(lines_per_second, max(1, int(lines_per_second)))
+        self._limits = structs.replace(self._limits, buffer_bytes=SLOW_BUFFER_BYTES)
+        self._notice = notice
+        self.keep_newest(SLOW_BUFFER_BYTES, now)
 
     def unbound(self) -> None:
         """What waits may be taken at once: the program has ended, and no more comes."""

@@ -70,6 +70,17 @@ def query_of(connection: Connection) -> LogQuery:
     )
 
 
+class Kept(Struct, frozen=True):
+    """How many `log` events of a preview are stored, their size, and the number of the last line."""
+
+    lines: int
+    bytes: int
+    last_line: int
+
+    def with_more(self, lines: int, size: int) -> "Kept":
+        return Kept(self.lines + lines, self.bytes + size, self.last_line)
+
+
 class Stored(Struct, frozen=True):
     """What is looked at of a stored `log` event."""
 
@@ -100,9 +111,14 @@ class Logs:
         first, last = await self._bounds(subject)
         return LogPage([Raw(row["data"]) for row in found], more, first, last)
 
-    async def last_line(self, subject: str) -> int:
-        """The number of the newest stored line; 0 when there is none."""
-        return (await self._bounds(subject))[1]
+    async def kept(self, subject: str) -> Kept:
+        """How much is stored."""
+        row = await self._rows.fetchrow(
+            f"""SELECT count(*) AS lines, coalesce(sum(octet_length(data)), 0) AS bytes FROM {self._s}.events
+                WHERE subject = $1 AND type = 'log'""",
+            subject,
+        )
+        return Kept(row["lines"], int(row["bytes"]), (await self._bounds(subject))[1])
 
     async def text(self, subject: str, asked: LogQuery) -> AsyncIterator[bytes]:
         """All that matches, or as much as was asked for, as plain text."""

@@ -12,7 +12,7 @@ FLUSH_SECONDS = 0.2  # a line that has not ended after this time is shown as it 
 
 
 class Pipe:
-    """Feed what was read, flush when FLUSH_SECONDS went by without a feed, and close it at the end.
+    """Feed what was read, flush FLUSH_SECONDS after a feed, and close it at the end.
 
     Nothing here waits. A pipe that is not closed leaves its last line without an end, and the next one on it.
     """

@@ -62,9 +62,9 @@ class Programs:
         async def prepare() -> Writer:
             if before is not None:
                 await before.ended()
-            next_line = await patiently(lambda: self._logs.last_line(preview.subject)) + 1
+            kept = await patiently(lambda: self._logs.kept(preview.subject))
             source = Source(preview.tenant, preview.id, preview.generation_id)
-            return Writer(self._channel, self._store.pool, "previews", source, self._limits, next_line=next_line)
+            return Writer(self._channel, self._store.pool, "previews", source, self._limits, kept=kept)
 
         self._running[preview.id] = program = Program(preview, prepare, self._around)
         program.start(lambda: self._forget(program))

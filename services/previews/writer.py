@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from services.previews.capture import CaptureBuffer, Captured, CaptureLimits
 from services.previews.events import SCHEMA, Log
+from services.previews.logs import Kept
 from services.previews.pipe import FLUSH_SECONDS, Pipe
 from shared.channel.channel import Channel
 from shared.channel.log import Outcome, Rows, Transaction
@@ -19,6 +20,7 @@ TAIL_LINES = 30  # what a preview that failed shows of its output
 HASTE_BYTES = 512 * 1024  # what a service that leaves still stores of each preview's output
 PRODUCER = "capture"
 SLOW_LINES_PER_SECOND = 10.0
+SLOW_NOTICE = "this preview has printed a lot: from here on only some of its lines are kept"
 
 
 class Source(Struct, frozen=True):
@@ -34,29 +36,32 @@ class Source(Struct, frozen=True):
 
 
 class Writer:
-    """One preview's output, over all its attempts. `feed` never waits; a task of the owner's runs `run`.
+    """One preview's output, over all its attempts; `kept` is what was there before. `feed` never waits; a task of the
+    owner's runs `run`.
 
     A batch is numbered, and the number is kept in its own transaction: one whose answer was lost is sent again and
     stored once.
     """
 
     def __init__(
-        self, channel: Channel, rows: Rows, schema: str, source: Source, limits: CaptureLimits, *, next_line: int
+        self, channel: Channel, rows: Rows, schema: str, source: Source, limits: CaptureLimits, *, kept: Kept
     ) -> None:
         self._channel = channel
         self._rows = rows
         self._s = schema
         self._source = source
         self._limits = limits
-        self._buffer = CaptureBuffer(limits, next_line)
+        self._buffer = CaptureBuffer(limits, kept.last_line + 1)
         self._pipes: dict[str, Pipe] = {}
         self._attempt = 1
         self._wake = asyncio.Event()
         self._storing = asyncio.Lock()  # `run` and `drain` do not take the same number for two batches
         self._flush_at: float | None = None
         self._batch: int | None = None
-        self._stored_lines = self._stored_bytes = 0
+        self._kept = kept
+        self._is_slow = False
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._slow_down_beyond()
 
     def begin(self, attempt: int) -> None:
         """What is fed from here on is of this attempt."""
@@ -67,7 +72,8 @@ class Writer:
     def feed(self, stream: str, data: bytes) -> None:
         """What the program has printed."""
         self._pipes[stream].feed(data, datetime.now(UTC))
-        self._flush_at = asyncio.get_running_loop().time() + FLUSH_SECONDS
+        if self._flush_at is None:  # not put off by what goes on coming
+            self._flush_at = asyncio.get_running_loop().time() + FLUSH_SECONDS
         self._wake.set()
 
     def say(self, message: str, level: str = "INFO") -> None:
@@ -165,16 +171,14 @@ class Writer:
 
     def _count(self, drafts: list[Draft]) -> None:
         """Beyond its bound a preview's output goes on, but slowly: what is stored of it is bounded by time."""
-        before = self._is_beyond
-        self._stored_lines += len(drafts)
-        self._stored_bytes += sum(len(draft.data) for draft in drafts)
-        if self._is_beyond and not before:
-            self._buffer.slow_down(SLOW_LINES_PER_SECOND)
-            self.say("this preview has printed a lot: from here on only some of its lines are kept", "WARN")
+        self._kept = self._kept.with_more(len(drafts), sum(len(draft.data) for draft in drafts))
+        self._slow_down_beyond()
 
-    @property
-    def _is_beyond(self) -> bool:
-        return self._stored_lines > self._limits.stored_lines or self._stored_bytes > self._limits.stored_bytes
+    def _slow_down_beyond(self) -> None:
+        limits, kept = self._limits, self._kept
+        if not self._is_slow and (kept.lines > limits.stored_lines or kept.bytes > limits.stored_bytes):
+            self._is_slow = True
+            self._buffer.slow_down(SLOW_LINES_PER_SECOND, SLOW_NOTICE, datetime.now(UTC))
 
     def _draft(self, entry: Captured) -> Draft:
         source = self._source
