@@ -188,11 +188,14 @@ class TaskStore:
         return None if row is None else row["status"]
 
     async def tell_preview(self, rows: Rows, told: PreviewTold) -> bool:
-        """Keep how a generation's preview stands; False when what is known is newer."""
+        """Keep how a generation's preview stands; False when what is known is newer. When it is gone, any other may
+        come next: an older one can be started again.
+        """
         row = await rows.fetchrow(
             f"""INSERT INTO {self._s}.previews AS p (tenant, generation_id, preview_id, status, epoch, seq)
-                VALUES ($1, $2, $3, $4, $5, $6)
-                ON CONFLICT (tenant, generation_id) DO UPDATE SET preview_id = $3, status = $4, epoch = $5, seq = $6
+                VALUES ($1, $2, CASE WHEN $4::text IS NULL THEN '' ELSE $3 END, $4, $5, $6)
+                ON CONFLICT (tenant, generation_id) DO UPDATE
+                    SET preview_id = EXCLUDED.preview_id, status = $4, epoch = $5, seq = $6
                     WHERE (p.epoch <> $5 OR p.seq < $6) AND p.preview_id <= $3
                 RETURNING 1 AS one""",
             told.tenant,
