@@ -1,8 +1,10 @@
 """Events as lines for people. Pure: what a terminal makes of the styles is its own affair.
 
-Text from programs and models never moves the cursor: of it only what can be seen goes out.
+Text from programs and models never moves the cursor: of it only what can be seen goes out, and of the output of
+previews the colours.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -10,7 +12,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-Style = Literal["plain", "dim", "good", "bad", "warn", "busy"]
+Style = Literal["plain", "dim", "good", "bad", "warn", "busy", "own"]
+"""`own`: the text has its colours in it."""
 Event = Mapping[str, Any]
 Part = tuple[Style, str]
 
@@ -22,6 +25,7 @@ STATUS_STYLES: Mapping[str, Style] = {
 }
 LEVEL_STYLES: Mapping[str, Style] = {"ERROR": "bad", "WARN": "warn", "DEBUG": "dim"}
 BAR_CELLS = 20
+_COLOURS = re.compile(r"(\x1b\[[0-9;:]{0,128}m)")
 DETAIL_CHARACTERS = 200  # of the fields of an event that has no words of its own here
 
 
@@ -40,12 +44,22 @@ def line_of(event: Event, *, named: bool = False) -> Line:
         parts = _other(event)
     if named:
         parts = [("dim", _short(str(event.get("run_id") or event.get("task_id") or ""))), *parts]
-    return Line(_time(event.get("timestamp") or event.get("ts")), tuple((style, seen(text)) for style, text in parts))
+    shown = tuple((style, seen_with_colours(text) if style == "own" else seen(text)) for style, text in parts)
+    return Line(_time(event.get("timestamp") or event.get("ts")), shown)
 
 
 def seen(text: str) -> str:
     """What of a text can be seen; a line's end becomes a space."""
     return text if text.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "" for c in text)
+
+
+def seen_with_colours(text: str) -> str:
+    """The same, with its colours."""
+    return "".join(part if place % 2 else seen(part) for place, part in enumerate(_COLOURS.split(text)))
+
+
+def without_colours(text: str) -> str:
+    return _COLOURS.sub("", text)
 
 
 def _status(event: Event) -> list[Part]:
@@ -97,8 +111,11 @@ def _amount(number: float) -> str:
 
 
 def _log(event: Event) -> list[Part]:
+    message = str(event.get("message", ""))
+    if _COLOURS.search(message):
+        return [("own", message)]
     style: Style = "dim" if event.get("source") == "system" else LEVEL_STYLES.get(str(event.get("level")), "plain")
-    return [(style, str(event.get("message", "")))]
+    return [(style, message)]
 
 
 def _preview(event: Event) -> list[Part]:

@@ -85,11 +85,11 @@ async def _print(
     try:
         async for item in stream:
             event = _fields(item)
+            shown += 1
             if terminal.is_json:
                 terminal.frame(stream.position, event)
-            else:
+            elif event.get("partial") is not True:  # the line comes again when it is complete
                 terminal.line(line_of(event, named=named))
-            shown += 1
             if is_last(event):
                 break
     finally:

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from services.commands.lines import Line, Style, seen
+from services.commands.lines import Line, Style, seen, without_colours
 
 COLOURS: Mapping[Style, str] = {"dim": "2", "good": "32", "bad": "31", "warn": "33", "busy": "36"}
 CLEAR = "\r\x1b[K"
@@ -85,6 +85,8 @@ class Terminal:
         print(text, file=self._out, flush=True)
 
     def _painted(self, style: Style, text: str) -> str:
+        if style == "own":
+            return f"{text}\x1b[0m" if self._colour else without_colours(text)
         code = COLOURS.get(style) if self._colour else None
         return text if code is None else f"\x1b[{code}m{text}\x1b[0m"
 

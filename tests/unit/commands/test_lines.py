@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.commands.lines import DETAIL_CHARACTERS, Line, line_of, seen
+from services.commands.lines import DETAIL_CHARACTERS, Line, line_of, seen, without_colours
 from services.runs.events import SCHEMA as RUNS
 from services.tasks.events import SCHEMA as TASKS
 from shared.protocol.control import Gap, Reset
@@ -138,8 +138,19 @@ def test_only_what_can_be_seen_goes_out(hostile: str, shown: str) -> None:
         assert_harmless(line_of(event, named=True))
 
 
+def test_the_output_of_a_preview_keeps_its_colours_and_nothing_else() -> None:
+    message = "\x1b[31;1mred\x1b[0m \x1b[2J\x1b]0;title\x07 \x1b[38:5:200mpink"
+    assert line_of({"type": "log", "message": message}).parts == (
+        ("own", "\x1b[31;1mred\x1b[0m [2J]0;title \x1b[38:5:200mpink"),
+    )
+    assert without_colours(message).startswith("red")
+    for name in ("error", "status", "custom.x"):  # of what has no colours of its own they are text
+        assert_harmless(line_of({"type": name, "message": message, "code": message, "status": message}))
+
+
 def assert_harmless(line: Line) -> None:
-    text = line.time + "".join(text for _, text in line.parts)
+    parts = (without_colours(text) if style == "own" else text for style, text in line.parts)
+    text = line.time + "".join(parts)
     assert text.isprintable(), text
     assert not any(unicodedata.category(c).startswith("C") for c in text)
 

@@ -144,3 +144,13 @@ def test_json_is_never_coloured_and_has_no_status_line() -> None:
         '{"id":"e-1","event":{"type":"log","message":"a\\u009b31m\\u202e\\udb40\\udc41\\u007f漢"}}\n'
     )
     assert err.getvalue() == ""
+
+
+def test_colours_of_the_text_itself_end_with_it_and_go_where_none_are_wanted() -> None:
+    line = Line("12:00:00", (("own", "\x1b[31mred\x1b[1m and bold"), ("plain", "text")))
+    terminal, out, _, _ = screens()
+    terminal.line(line)
+    assert out.getvalue() == "\x1b[2m12:00:00\x1b[0m \x1b[31mred\x1b[1m and bold\x1b[0m text\n"
+    terminal, out, _, _ = screens(colour=False)
+    terminal.line(line)
+    assert out.getvalue() == "12:00:00 red and bold text\n"
