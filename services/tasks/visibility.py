@@ -8,6 +8,7 @@ from collections.abc import Callable
 from services.tasks.store import TaskStore
 from shared.channel.log import LogUnavailable
 from shared.channel.tasks import Keeper
+from shared.edge import metrics
 
 log = logging.getLogger("tailrace.tasks")
 
@@ -25,7 +26,6 @@ class Visibility:
         self._intervals: Counter[float] = Counter()
         self._changed = asyncio.Event()
         self._keeper = Keeper()
-        self.checks = 0
 
     def start(self) -> None:
         self._keeper.keep("visibility", self._run)
@@ -81,7 +81,7 @@ class Visibility:
         except LogUnavailable as error:
             log.warning("whether tasks may still be seen is not known", extra={"error": str(error)})
             return
-        self.checks += 1
+        metrics.VISIBILITY_CHECKS.labels("tasks").inc()
         for key in asked:
             if key not in there:
                 for gone in tuple(self._watched.get(key, ())):

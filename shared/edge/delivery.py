@@ -8,7 +8,7 @@ the pump. Either the reader is parked or a pump runs, never both.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,7 +19,7 @@ from shared.channel.batch import Batch
 from shared.channel.log import HistoryTrimmed
 from shared.channel.reader import Reader, patiently
 from shared.channel.start import Start
-from shared.edge.admission import CurrentPage, Subscription
+from shared.edge.admission import Subscription
 from shared.edge.connection import StreamConnection, wait_writable
 from shared.edge.sinks import Message, Sink
 from shared.protocol.control import Bookmark, Control, Gap, Hello, Live, StreamEnd
@@ -168,11 +168,15 @@ class Delivery:
             if reader.has_news:
                 return  # the fan-out is about to come to it: a bookmark would jump over what it brings
             reader.position = max(reader.position, self.subscription.channel.state.head)
-        payload = self._sink.heartbeat()
-        if payload is None or (reader.parked and reader.position > self.sent_seq):
-            if reader.parked:
-                self.sent_seq = reader.position
-            payload = self._sink.format.control(f"{reader.epoch}-{self.sent_seq}", Bookmark())
+        moved = reader.parked and reader.position > self.sent_seq
+        if moved:
+            self.sent_seq = reader.position
+        self._say_still_here(now, moved=moved)
+
+    def _say_still_here(self, now: float, *, moved: bool) -> None:
+        payload = None if moved else self._sink.heartbeat()
+        if payload is None:
+            payload = self._sink.format.control(f"{self._epoch}-{self.sent_seq}", Bookmark())
         self.last_write = now
         self._connection.write(self._sink.wire(payload))
 
@@ -243,14 +247,15 @@ class Delivery:
         if self.subscription.filter.ends_with_subject and not page.records:
             self.end = EndReason.ACCESS_REVOKED  # it was there a moment ago
         while page.records and self.end is None:
-            await self._deliver(self._batch(page, seen))
+            for records in _portions(page.records, self.subscription.channel.limits.batch_bytes):
+                await self._deliver(self._batch(page.state.epoch, records, seen))
             page = await self._ask(patiently, partial(current, page.records[-1].seq, head))
 
-    def _batch(self, page: CurrentPage, seen: int) -> Batch:
+    def _batch(self, epoch: str, records: Sequence[Record], seen: int) -> Batch:
         shown = self.subscription.filter
-        records = [record for record in page.records if record.seq > seen and shown.shows(record)]
-        end = next((r for r in page.records if r.ends is not None), None) if shown.ends_with_subject else None
-        return Batch(page.state.epoch, seen, max(seen, page.records[-1].seq), records, end=end)
+        news = [record for record in records if record.seq > seen and shown.shows(record)]
+        end = next((r for r in records if r.ends is not None), None) if shown.ends_with_subject else None
+        return Batch(epoch, seen, max(seen, records[-1].seq), news, end=end)
 
     async def _drain(self) -> bool:
         """Send all there is. True: parked at the head. False: the stream is to end."""
@@ -325,6 +330,8 @@ class Delivery:
         if not reason.final:
             retry = self._streams.jittered_retry()
         last_id = f"{self._epoch}-{self.sent_seq}"
+        if self._reader is None:  # before hello: it must not be sent back to where it was long ago
+            last_id = str(self.subscription.where_it_stands())
         frame = StreamEnd(
             status=self.status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry
         )
@@ -406,6 +413,19 @@ class Delivery:
 def jitter(milliseconds: int) -> int:
     """Within a quarter of it, so that clients that were cut off together do not come back together."""
     return round(milliseconds * random.uniform(0.75, 1.25))
+
+
+def _portions(records: Sequence[Record], max_bytes: int) -> Iterator[Sequence[Record]]:
+    """All of them in order, about so many bytes at a time."""
+    portion: list[Record] = []
+    size = 0
+    for record in records:
+        if portion and size + record.size > max_bytes:
+            yield portion
+            portion, size = [], 0
+        portion.append(record)
+        size += record.size
+    yield portion
 
 
 class _SlowReader(Exception):

@@ -17,7 +17,7 @@ from shared.edge.streams import Streams
 from shared.protocol.control import Bookmark
 from shared.protocol.formats import NdjsonFormat, json_frame
 from shared.protocol.position import MAX_SEQ, Position
-from shared.protocol.record import OVERHEAD_BYTES, Record
+from shared.protocol.record import DELETED, OVERHEAD_BYTES, Record
 
 NDJSON = "application/x-ndjson"
 MAX_LIMIT = 1_000
@@ -160,7 +160,9 @@ async def _read(subscription: Subscription, start: Start, after: int, limit: int
     shown = history if history is not None and after < there else subscription.filter
     page = await subscription.channel.read(shown, after, limit=limit)
     upto = page.scanned_to if shown is subscription.filter else min(page.scanned_to, there)
-    return Page(tuple(r for r in page.records if r.seq <= upto and shown.wants(r)), upto, page.state)
+    hidden = DELETED if shown.ends_with_subject else None  # not a word about it: the next request is answered with 404
+    wanted = (record for record in page.records if record.seq <= upto and shown.wants(record))
+    return Page(tuple(r for r in wanted if hidden is None or r.ends != hidden), upto, page.state)
 
 
 async def _wait(subscription: Subscription, start: Start, seconds: float, streams: Streams) -> None:
