@@ -11,7 +11,7 @@ from services.tasks.store import TaskStore
 from shared.channel.log import LogUnavailable
 from shared.channel.postgres import Turn
 from shared.channel.tasks import Keeper
-from shared.client import Client, ClientError, Conflict, Missing
+from shared.client import Client, ClientError, Conflict, Missing, Unreadable
 
 log = logging.getLogger("tailrace.tasks")
 
@@ -59,7 +59,10 @@ class Housekeeping:
 
     async def _stop(self, run_id: str) -> None:
         try:
-            await self._client.request("POST", f"{RUNS}/{run_id}/cancel")
+            answer = await self._client.request("POST", f"{RUNS}/{run_id}/cancel")
+            is_its_own = isinstance(answer, dict) and answer.get("id") == run_id
         except (Missing, Conflict) as error:  # it is gone, or has ended: what was wanted
-            log.debug("a run need not be stopped", extra={"run": run_id, "error": str(error)})
+            is_its_own = "request_id" in error.problem
+        if not is_its_own:
+            raise Unreadable("what answers at TAILRACE_RUNS_URL is not the runs service")
         await self._owned.asked(self._store.pool, run_id)

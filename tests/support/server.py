@@ -61,7 +61,7 @@ class Server:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self.output.append(line.decode())
-            if b"http://" in line and not up.done():
+            if b"Tailrace is up" in line and not up.done():
                 up.set_result(None)
         if not up.done():
             up.set_exception(RuntimeError("the server did not start:\n" + "".join(self.output)))
