@@ -772,6 +772,30 @@ async def test_a_stream_cut_after_any_frame_goes_on_where_it_was(client: httpx.A
             assert frames[0].event["resumed"] is True
 
 
+async def test_whatever_was_taken_as_a_result_can_be_read_on_every_transport(
+    client: httpx.AsyncClient, tailrace: Served
+) -> None:
+    odd = [
+        "\u2028\x7f\r\n\x1b[31m\0",
+        "\U0001f30a" * 300,
+        2**63 - 1,
+        -(2**63),
+        2**64 - 1,
+        1e308,
+        5e-324,
+        {"": {"": []}},
+    ]
+    task = await create(client, status="running", title="\r\n\r\ndata: not an event\n\n", result=odd)
+    expected = await patch(client, task["id"], status="succeeded", error="id: 1\r\n:\n\n")
+    assert expected["result"] == odd
+    for transport in TRANSPORTS:
+        async with stream(tailrace.url, transport, of(task)) as opened:
+            (snapshot,) = snapshots(await opened.rest())
+        assert shown(snapshot.event) == shown(expected)
+    assert shown((await poll(client, f"{of(task)}/events"))[0][0].event) == shown(expected)
+    assert shown((await lines(client, f"{of(task)}/events"))[0].event) == shown(expected)
+
+
 # ── when continuity cannot be proved ───────────────────────────────────────────────────────────────────────────
 
 
