@@ -158,7 +158,7 @@ def _add_tail(commands: Any) -> None:
     text = "Watch a task, a run or a preview until it ends; cut off, it goes on where it was."
     parser = commands.add_parser("tail", help="watch something until it ends", description=text, epilog=EXIT_CODES)
     parser.add_argument("kind", choices=list(STREAMS))
-    parser.add_argument("id", help="its id; of a preview, that of its generation")
+    parser.add_argument("id", type=_id, help="its id; of a preview, that of its generation")
     parser.add_argument("--after", type=_position, metavar="POSITION", help="start, now or a position: begin after it")
     parser.add_argument("--types", type=_names, metavar="TYPES", help="a comma list of event types; * stands for any")
     _add_client(parser)
@@ -202,6 +202,12 @@ def _url(text: str) -> str:
         is_right = False
     if not is_right:
         raise argparse.ArgumentTypeError(f"{text!r} is no address: give one such as http://127.0.0.1:8000")
+    return text
+
+
+def _id(text: str) -> str:
+    if not text.strip("./"):  # a script's empty variable must not watch everything
+        raise argparse.ArgumentTypeError(f"{text!r} is no id")
     return text
 
 

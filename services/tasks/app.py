@@ -40,10 +40,11 @@ class TasksService:
         self.channel = channel = Channel(self._log, SCHEMA, limits)
         store, owned = TaskStore(self.name, database), OwnedRuns(self.name)
         self._visibility = Visibility(store)
-        self._client = Client(settings.runs_url)
-        feed = RunsFeed(channel, store, owned, Feeds(self.name), self._client)
-        self._housekeeping = Housekeeping(store, owned, self._client, feed, Turn(database, f"{self.name} runs feed"))
-        self._consumes = bool(settings.runs_url)
+        self._client = Client(settings.runs_url) if settings.runs_url else None
+        self._housekeeping = None
+        if self._client is not None:
+            feed, turn = RunsFeed(channel, store, owned, Feeds(self.name), self._client), f"{self.name} runs feed"
+            self._housekeeping = Housekeeping(store, owned, self._client, feed, Turn(database, turn))
         self._retention = Retention(
             self._log, max_age_seconds=settings.retention_hours * 3600, max_events=settings.retention_events
         )
@@ -64,18 +65,22 @@ class TasksService:
         await self.channel.start()
         self._visibility.start()
         self._retention.start()
-        if self._consumes:
+        if self._housekeeping is not None:
             self._housekeeping.start()
         else:
             log.warning("tasks do not follow their runs: TAILRACE_RUNS_URL does not say where the runs service is")
 
     async def stop(self) -> None:
-        await self._housekeeping.close()
-        await self._client.aclose()
+        if self._housekeeping is not None:
+            await self._housekeeping.close()
+        if self._client is not None:
+            await self._client.aclose()
         await self._visibility.close()
         await self._retention.close()
         await self.channel.close()
 
     async def checks(self) -> Mapping[str, str]:
-        failing = [*self._visibility.failing(), *self._housekeeping.failing(), *self._retention.failing()]
+        failing = [*self._visibility.failing(), *self._retention.failing()]
+        if self._housekeeping is not None:
+            failing += self._housekeeping.failing()
         return await log_checks(self.channel, self._log, failing)
