@@ -107,6 +107,13 @@ async def test_whatever_answers_while_the_runs_service_is_away_tasks_go_on_after
         assert await at.states(task_id, cancelled) == [("succeeded", 1, 1), ("cancelled", 0, 1)]
         assert await refusals(database_url) == []
 
+        async def is_asked() -> bool:
+            return (
+                await at.database.fetchval("SELECT stop FROM tasks.task_runs WHERE run_id = $1", stopped.id) == "asked"
+            )
+
+        await eventually(is_asked, "it is not asked again and again")
+
 
 async def test_a_runs_service_that_is_restarted_again_and_again_costs_no_news(database_url: str) -> None:
     async with apart(database_url) as at:
