@@ -75,14 +75,12 @@ class Visibility:
             await asyncio.sleep(0)
 
     async def _check(self) -> None:
-        asked = tuple(self._watched)
         try:
-            there = await self._store.still_there(self._store.pool, asked)
+            missing = await self._store.missing(self._store.pool, tuple(self._watched))
         except LogUnavailable as error:
             log.warning("whether tasks may still be seen is not known", extra={"error": str(error)})
             return
         metrics.VISIBILITY_CHECKS.labels("tasks").inc()
-        for key in asked:
-            if key not in there:
-                for gone in tuple(self._watched.get(key, ())):
-                    gone()
+        for key in missing:
+            for gone in tuple(self._watched.get(key, ())):
+                gone()
