@@ -12,8 +12,10 @@ import shared
 from shared.client.calls import PATIENCE_SECONDS, Call, Caller
 from shared.client.connection import Open
 from shared.client.credentials import Credentials, TokenSource
+from shared.client.errors import Unavailable
 from shared.client.follow import Follow, Plan, State
 from shared.client.sse import open_sse
+from shared.client.websocket import open_websocket
 from shared.protocol.schema import Schema
 
 Transport = Literal["sse", "websocket"]
@@ -103,7 +105,10 @@ class Client:
         return stream
 
     def _opening(self, transport: Transport) -> Open:
-        return partial(open_sse, self._http)
+        if transport == "sse":
+            return partial(open_sse, self._http)
+        headers = {"user-agent": self._http.headers["user-agent"]}
+        return partial(open_websocket, self.url, headers, use_proxies=self._trust_env)
 
     async def request(
         self,
@@ -117,13 +122,14 @@ class Client:
         repeatable: bool | None = None,
         patience_seconds: float | None = PATIENCE_SECONDS,
         timeout_seconds: float = 30.0,
+        on_retry: Callable[[Unavailable], None] | None = None,
     ) -> Any:
         """The answer's JSON; None where it has no body. Raise Refused, Unavailable, Unreadable.
 
         What may be sent twice without a further effect is tried again while the server is away, for
         `patience_seconds` (None: for ever): GET, HEAD, OPTIONS, PUT, DELETE, what has an `idempotency_key`, and what
         the caller calls `repeatable`. Anything else only where it was certainly not carried out: no connection, 425,
-        429. `timeout_seconds` is for one attempt.
+        429. `timeout_seconds` is for one attempt; `on_retry` is told why, before each further one.
         """
         given = dict(headers or {})
         if idempotency_key is not None:
@@ -138,6 +144,7 @@ class Client:
             repeatable=repeatable,
             patience_seconds=patience_seconds,
             timeout_seconds=timeout_seconds,
+            on_retry=on_retry,
         )
         return await self._caller.answer(call)
 
