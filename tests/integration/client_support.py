@@ -1,0 +1,85 @@
+"""What the tests of the Python client share."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+
+from shared.client import backoff
+from shared.client.follow import Follow, Item
+from shared.protocol.schema import UnknownEvent
+
+Transport = Literal["sse", "websocket"]
+TRANSPORTS: tuple[Transport, ...] = ("sse", "websocket")
+
+
+@pytest.fixture
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many cuts in a test, and no long pauses between them."""
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(backoff, "CAP_SECONDS", 0.05)
+
+
+class Watch:
+    """Given to a stream as `on_state`: what states it was in, and waiting for one."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+        self._changed = asyncio.Event()
+
+    def __call__(self, state: str) -> None:
+        self.states.append(state)
+        self._changed.set()
+
+    async def until(self, state: str) -> None:
+        """Wait until it is in this state."""
+        while self.states[-1:] != [state]:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+class Taking:
+    """Takes everything from a stream in a task of its own."""
+
+    def __init__(self, stream: Follow) -> None:
+        self.seen: list[tuple[str, Item]] = []
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._take(stream))
+
+    async def _take(self, stream: Follow) -> None:
+        async for item in stream:
+            self.seen.append((stream.position, item))
+            self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so; looked at whenever an item has come."""
+        while not condition() and not self._task.done():
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def to_the_end(self) -> list[tuple[str, Item]]:
+        await self._task
+        return self.seen
+
+    @property
+    def positions(self) -> list[str]:
+        return [position for position, _ in self.seen]
+
+
+async def rest_of(stream: Follow) -> list[tuple[str, Item]]:
+    """Everything to the end of the stream, each with its position."""
+    return [(stream.position, item) async for item in stream]
+
+
+async def until_live(stream: Follow) -> None:
+    """Read on to `live`, with no item before it."""
+    while not stream.live:
+        assert await stream.wait()
+        assert list(stream.ready()) == []
+
+
+def fields_of(item: Item) -> dict[str, Any]:
+    """An UnknownEvent's JSON."""
+    assert isinstance(item, UnknownEvent)
+    return item.fields
