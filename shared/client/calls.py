@@ -15,6 +15,7 @@ from shared.client.backoff import pause
 from shared.client.connection import Parameters
 from shared.client.credentials import Credentials
 from shared.client.errors import Unavailable, Unreadable
+from shared.client.http import IDENTITY, Pool, answer_of
 
 PATIENCE_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -44,8 +45,8 @@ class Call(Struct, frozen=True, kw_only=True):
 class Caller:
     """Sends requests for a client."""
 
-    def __init__(self, http: httpx.AsyncClient, credentials: Credentials) -> None:
-        self._http = http
+    def __init__(self, pool: Pool, credentials: Credentials) -> None:
+        self._pool = pool
         self._credentials = credentials
 
     async def answer(self, call: Call) -> Any:
@@ -96,25 +97,27 @@ class Caller:
     async def _send(self, call: Call, content: bytes | None) -> Answer:
         """One answer; one more attempt with another token where the first was refused."""
         token = await self._credentials.current()
-        response = await self._send_with(token, call, content)
-        if response.status_code == 401 and await self._credentials.renew(token):
-            response = await self._send_with(await self._credentials.current(), call, content)
-        return Answer(response.status_code, response.headers, response.content)
+        answer = await self._send_with(token, call, content)
+        if answer.status == 401 and await self._credentials.renew(token):
+            answer = await self._send_with(await self._credentials.current(), call, content)
+        return answer
 
-    async def _send_with(self, token: str | None, call: Call, content: bytes | None) -> httpx.Response:
-        headers = {"accept": "application/json", **call.headers}
+    async def _send_with(self, token: str | None, call: Call, content: bytes | None) -> Answer:
+        headers = {"accept": "application/json", **IDENTITY, **call.headers}
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
         if content is not None:
             headers["content-type"] = "application/json"
-        return await self._http.request(
-            call.method,
-            call.path,
-            params=list(call.parameters),
-            headers=headers,
-            content=content,
-            timeout=httpx.Timeout(call.timeout_seconds, connect=CONNECT_SECONDS, pool=None),
-        )
+        async with self._pool.use() as http:
+            request = http.build_request(
+                call.method,
+                call.path,
+                params=list(call.parameters),
+                headers=headers,
+                content=content,
+                timeout=httpx.Timeout(call.timeout_seconds, connect=CONNECT_SECONDS, pool=None),
+            )
+            return await answer_of(await http.send(request, stream=True))
 
 
 class _Later(Exception):

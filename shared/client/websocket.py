@@ -1,7 +1,8 @@
 """A stream over a WebSocket."""
 
 import re
-from collections.abc import Sequence
+import ssl
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
@@ -72,7 +73,14 @@ class SocketConnection:
         await finish(self._socket.wait_closed())
 
 
-async def open_websocket(base: str, headers: dict[str, str], target: Target, *, use_proxies: bool) -> SocketConnection:
+async def open_websocket(
+    base: str,
+    headers: Mapping[str, str],
+    target: Target,
+    *,
+    use_proxies: bool,
+    ssl_context: ssl.SSLContext | None,
+) -> SocketConnection:
     """Ask for the stream. Raise Cut, Refused."""
     parameters = list(target.parameters)
     if target.resume is not None:
@@ -87,6 +95,7 @@ async def open_websocket(base: str, headers: dict[str, str], target: Target, *, 
             user_agent_header=None,
             compression=None,
             proxy=True if use_proxies else None,
+            ssl=ssl_context,
             open_timeout=None,  # the stream has its own
             ping_interval=None,  # the heartbeat tells more than a pong
             max_size=MAX_MESSAGE_BYTES,

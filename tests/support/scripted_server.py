@@ -27,7 +27,8 @@ class Asked:
 
 @dataclass
 class Reply:
-    """How one request is answered. `then`: `end` the body properly, `cut` the connection, or `hang` for ever."""
+    """How one request is answered. `then`: `end` the body properly, `cut` the connection, `hang`
+    until the client leaves, or `beat` a few times and cut."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -104,9 +105,9 @@ class ScriptedServer:
             self._changed.clear()
             await self._changed.wait()
 
-    async def until_left(self) -> None:
-        """Wait until no connection is open."""
-        while self.open:
+    async def until_left(self, but: int = 0) -> None:
+        """Wait until no connection is open, or no more than so many."""
+        while self.open > but:
             self._changed.clear()
             await self._changed.wait()
 
@@ -154,10 +155,14 @@ class ScriptedServer:
             if reply.then == "end":
                 writer.write(b"0\r\n\r\n")
         await writer.drain()
+        if reply.then == "beat":
+            for _ in range(5):  # two seconds
+                await asyncio.sleep(0.4)
+                writer.write(b"2\r\n:\n\r\n")
         if reply.then == "hang":
             await reader.read()  # until the client leaves
             return False
-        if reply.then == "cut":
+        if reply.then in ("cut", "beat"):
             writer.write_eof()
         return reply.then == "end"
 
