@@ -1,7 +1,6 @@
 """What the tests of the Python client share."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -52,19 +51,15 @@ class Taking:
             self.seen.append((stream.position, item))
             self._changed.set()
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so; looked at whenever an item has come."""
-        while not condition() and not self._task.done():
+    async def until_at(self, position: str) -> None:
+        """Wait until it has come to this position."""
+        while self.seen[-1:] == [] or self.seen[-1][0] != position:
             self._changed.clear()
             await self._changed.wait()
 
     async def to_the_end(self) -> list[tuple[str, Item]]:
         await self._task
         return self.seen
-
-    @property
-    def positions(self) -> list[str]:
-        return [position for position, _ in self.seen]
 
 
 async def rest_of(stream: Follow) -> list[tuple[str, Item]]:

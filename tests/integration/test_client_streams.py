@@ -279,7 +279,7 @@ async def test_nothing_is_lost_or_repeated_over_cuts_at_any_byte(
                 proxy.cut_all()
             answer = (await append(client, run_id, token, dice.randint(1, 30))).raise_for_status().json()
             if dice.random() < 0.5:  # it has caught up, and is cut in the middle of what comes live
-                await taking.until(lambda last=answer["position"]: last in taking.positions[-1:])  # type: ignore[misc]  # a default binds it
+                await taking.until_at(answer["position"])
         await finish(client, run_id, token)
         items = await taking.to_the_end()
     everything = await events_of_all(client, run_id)
