@@ -1,13 +1,13 @@
 """Streams for code without an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def iterate(make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+def iterate(make: Callable[[], AsyncIterator[T]]) -> Generator[T, None, None]:
     """The items of an async iterator as a plain generator, on an event loop of its own.
 
     `make` is usually an async generator function that opens a client and follows a stream. The loop stands still
