@@ -29,7 +29,7 @@ class Server:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         own = {"database_url": database_url, "port": self.port, "log_level": "warning", **settings}
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")},
             **{f"TAILRACE_{name.upper()}": str(value) for name, value in own.items() if value != ""},
         }
@@ -46,7 +46,7 @@ class Server:
             sys.executable,
             *command,
             cwd=ROOT,
-            env=self._environment,
+            env=self.environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=1024 * 1024,
