@@ -1,11 +1,12 @@
 """Tasks that are large, late, gone or wrong: each test is of a fault that was found by reading."""
 
 import httpx
+import pytest
 
 from services.tasks.store import TaskStore
 from shared.channel.postgres import Database
-from tests.support.contract import Served
-from tests.support.tasks import as_of, create
+from tests.support.contract import Served, problem_of
+from tests.support.tasks import TASKS, as_of, create, get, of
 
 MAX_SEQ = 2**63 - 1
 
@@ -31,3 +32,15 @@ async def test_a_page_of_present_tasks_is_bounded_in_bytes(client: httpx.AsyncCl
         assert (state.epoch, state.head) == await as_of(client)
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize("field", ["started_at", "finished_at"])
+async def test_a_steps_time_has_a_zone(client: httpx.AsyncClient, field: str) -> None:
+    """Without one each reader took it for its own."""
+    task = await create(client, steps=[{"name": "a", field: "2026-01-01T00:00:00+02:00"}])
+    for body in ({"name": "b", field: "2026-01-01T00:00:00"}, {"name": "b", field: "2026-01-01"}):
+        told = problem_of(await client.post(TASKS, json={"title": "t", "steps": [body]}), 400)
+        assert f"steps[0].{field}" in told["detail"]
+        problem_of(await client.patch(of(task), json={"steps": [body]}), 400)
+    assert await get(client, task["id"]) == task
+    assert task["steps"][0][field] == "2026-01-01T00:00:00+02:00"
