@@ -7,7 +7,6 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from io import TextIOWrapper
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,6 +20,7 @@ from services.tasks.app import TasksService
 from shared.client import Client, ClientError, Refused, Unavailable
 from shared.edge.process import Maker, renew_epoch
 from shared.edge.process import main as run_process
+from shared.edge.settings import is_address
 from shared.protocol.errors import MalformedPosition
 from shared.protocol.position import parse_after
 
@@ -195,12 +195,7 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
 
 
 def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        is_right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port beyond 65535, half an IPv6 address
-        is_right = False
-    if not is_right:
+    if not is_address(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no address: give one such as http://127.0.0.1:8000")
     return text
 
