@@ -26,6 +26,8 @@ from tests.support.server import append, lease, running
 
 SETTINGS = {"heartbeat_seconds": 0.5, "runs_inline_capacity": 4}
 NDJSON = {"accept": "application/x-ndjson"}
+over_both = pytest.mark.parametrize("transport", [(), ("--websocket",)], ids=["sse", "websocket"])
+Options = tuple[str, ...]
 SAMPLE = '{"step_seconds":0,"words":2}'
 
 
@@ -57,39 +59,46 @@ async def run_that_became(client: httpx.AsyncClient, status: str) -> str:
 # ── tail ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@over_both
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1), ("cancelled", 3), ("timed_out", 4)])
-async def test_a_runs_end_is_the_exit_code(client: httpx.AsyncClient, tailrace: Served, status: str, code: int) -> None:
+async def test_a_runs_end_is_the_exit_code(
+    client: httpx.AsyncClient, tailrace: Served, status: str, code: int, transport: Options
+) -> None:
     run_id = await run_that_became(client, status)
-    done = await run("tail", "run", run_id, "--url", tailrace.url)
+    done = await run("tail", "run", run_id, "--url", tailrace.url, *transport)
     assert (done.code, done.err) == (code, "")
     assert done.lines[0].endswith(" queued") or done.lines[0].endswith(" running")
     assert re.fullmatch(rf"\d\d:\d\d:\d\d {status}\b.*", done.lines[-1])
     assert "\x1b" not in done.out
 
 
+@over_both
 @pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 3)])
 async def test_a_tasks_end_is_the_exit_code(
-    client: httpx.AsyncClient, tailrace: Served, status: str, code: int
+    client: httpx.AsyncClient, tailrace: Served, status: str, code: int, transport: Options
 ) -> None:
     task = await tasks.create(client, status="running", progress={"done": 1, "total": 4})
-    async with started("tail", "task", task["id"], "--url", tailrace.url) as command:
+    async with started("tail", "task", task["id"], "--url", tailrace.url, *transport) as command:
         assert (await command.line())[9:] == "running       █████░░░░░░░░░░░░░░░ 1/4"
         await tasks.patch(client, task["id"], status=status, progress={"done": 4})
         done = await command.rest()
     assert (done.code, done.err) == (code, "")
     assert done.lines[-1][9:].split() == [status, "█" * 20, "4/4"]
-    again = await run("tail", "task", task["id"], "--url", tailrace.url)
+    again = await run("tail", "task", task["id"], "--url", tailrace.url, *transport)
     assert (again.code, again.lines) == (code, done.lines[-1:])
 
 
-async def test_json_is_the_ndjson_twin_line_by_line(client: httpx.AsyncClient, tailrace: Served) -> None:
+@over_both
+async def test_json_is_the_ndjson_twin_line_by_line(
+    client: httpx.AsyncClient, tailrace: Served, transport: Options
+) -> None:
     run_id = await ended_run(client, 20)
-    done = await run("tail", "run", run_id, "--json", "--url", tailrace.url)
+    done = await run("tail", "run", run_id, "--json", "--url", tailrace.url, *transport)
     assert (done.code, done.err) == (0, "")
     assert done.lines == await twin(client, f"{RUNS}/{run_id}/events", limit=1000)
     task = await tasks.create(client, title="naïve 漢字 👍", result={"a": [1, 1.5, True, None, "é"]})
     await tasks.patch(client, task["id"], status="succeeded")
-    done = await run("tail", "task", task["id"], "--json", "--url", tailrace.url)
+    done = await run("tail", "task", task["id"], "--json", "--url", tailrace.url, *transport)
     assert (done.code, done.err) == (0, "")
     assert done.lines == await twin(client, f"{tasks.of(task)}/events")
 
@@ -106,11 +115,14 @@ async def test_json_is_utf_8_whatever_the_locale_says(client: httpx.AsyncClient,
     assert "succeeded     ????" in plain.out
 
 
-async def test_it_begins_after_the_position_it_is_told(client: httpx.AsyncClient, tailrace: Served) -> None:
+@over_both
+async def test_it_begins_after_the_position_it_is_told(
+    client: httpx.AsyncClient, tailrace: Served, transport: Options
+) -> None:
     run_id = await ended_run(client, 5)
     frames = await twin(client, f"{RUNS}/{run_id}/events")
     ids = [json.loads(frame)["id"] for frame in frames]
-    tail = ("tail", "run", run_id, "--json", "--url", tailrace.url, "--after")
+    tail = ("tail", "run", run_id, "--json", "--url", tailrace.url, *transport, "--after")
     assert (await run(*tail, "start")).lines == frames
     assert (await run(*tail, ids[2])).lines == frames[3:]
     for after in (ids[-1], "now"):
@@ -146,8 +158,9 @@ async def test_it_shows_the_types_it_is_told(client: httpx.AsyncClient, tailrace
     assert wrong.err.startswith("tailrace: no event type here matches 'nonsense'; valid: ")
 
 
+@over_both
 @pytest.mark.parametrize("kind", ["run", "task"])
-async def test_a_server_that_is_killed_costs_nothing(postgres_url: str, kind: str) -> None:
+async def test_a_server_that_is_killed_costs_nothing(postgres_url: str, kind: str, transport: Options) -> None:
     """What was seen before, meanwhile and afterwards is what is stored, each once."""
     async with (
         fresh_database(postgres_url) as url,
@@ -157,7 +170,7 @@ async def test_a_server_that_is_killed_costs_nothing(postgres_url: str, kind: st
             run_id, token = await lease(client)
             task = await tasks.create(client)
             subject = run_id if kind == "run" else task["id"]
-            tail = ("tail", kind, subject, "--json", "--url", server.url)
+            tail = ("tail", kind, subject, "--json", "--url", server.url, *transport)
             async with started(*tail) as command:
                 seen = [await command.line()]
                 for number in range(3):
@@ -181,11 +194,12 @@ async def test_a_server_that_is_killed_costs_nothing(postgres_url: str, kind: st
             assert seen[-1] == stored[-1]
 
 
-async def test_a_server_that_goes_for_good_is_waited_for_until_ctrl_c(postgres_url: str) -> None:
+@over_both
+async def test_a_server_that_goes_for_good_is_waited_for_until_ctrl_c(postgres_url: str, transport: Options) -> None:
     async with fresh_database(postgres_url) as url, running(url) as server:
         async with httpx.AsyncClient(base_url=server.url) as client:
             run_id, _ = await lease(client)
-        async with started("tail", "run", run_id, "--url", server.url) as command:
+        async with started("tail", "run", run_id, "--url", server.url, *transport) as command:
             await command.lines(2)
             await server.kill()
             with pytest.raises(TimeoutError):
@@ -226,9 +240,10 @@ async def test_what_is_not_there_is_a_sentence(client: httpx.AsyncClient, tailra
         assert re.fullmatch(rf"tailrace: .*{text}.* \(status 404, request \w+\)\n", done.err), done.err
 
 
-async def test_a_deleted_task_is_a_sentence(client: httpx.AsyncClient, tailrace: Served) -> None:
+@over_both
+async def test_a_deleted_task_is_a_sentence(client: httpx.AsyncClient, tailrace: Served, transport: Options) -> None:
     task = await tasks.create(client)
-    async with started("tail", "task", task["id"], "--url", tailrace.url) as command:
+    async with started("tail", "task", task["id"], "--url", tailrace.url, *transport) as command:
         await command.line()
         (await client.delete(tasks.of(task))).raise_for_status()
         done = await command.rest()
@@ -304,21 +319,37 @@ async def test_the_address_comes_from_the_environment(client: httpx.AsyncClient,
     assert (done.code, done.err) == (0, "")
 
 
-async def test_ctrl_c_ends_it_quietly_and_leaves_nothing(client: httpx.AsyncClient, tailrace: Served) -> None:
+@over_both
+async def test_ctrl_c_ends_it_quietly_and_leaves_nothing(
+    client: httpx.AsyncClient, tailrace: Served, transport: Options
+) -> None:
     run_id, _ = await lease(client)
-    before = await metric(client, "tailrace_readers")
-    async with started("tail", "run", run_id, "--url", tailrace.url) as command:
+    name = "websocket" if transport else "sse"
+    async with asyncio.timeout(SECONDS):
+        while not await metric(client, "tailrace_readers", transport="sse"):
+            pass  # the tasks service is about to follow the runs
+    before = await metric(client, "tailrace_readers", transport=name)
+    async with started("tail", "run", run_id, "--url", tailrace.url, *transport) as command:
         await command.lines(2)
-        assert await metric(client, "tailrace_readers") == before + 1
+        assert await metric(client, "tailrace_readers", transport=name) == before + 1
         process = psutil.Process(command.process.pid)
         assert process.children() == []
         command.interrupt()
         done = await command.rest()
     assert (done.code, done.out, done.err) == (130, "", "")
     async with asyncio.timeout(SECONDS):
-        while await metric(client, "tailrace_readers") != before:
+        while await metric(client, "tailrace_readers", transport=name) != before:
             pass  # asking takes its time
     assert await status_of(client, run_id) == "running"
+
+
+async def test_where_websockets_are_off_a_sentence_says_so(postgres_url: str) -> None:
+    async with fresh_database(postgres_url) as url, running(url, websockets=False) as server:
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            run_id = await ended_run(client)
+        done = await run("tail", "run", run_id, "--websocket", "--url", server.url)
+    assert (done.code, done.out) == (5, "")
+    assert re.fullmatch(r"tailrace: WebSockets are switched off here; .* \(status 403, request \w+\)\n", done.err)
 
 
 async def test_ctrl_c_while_it_waits_for_words_ends_it(tailrace: Served) -> None:
@@ -474,8 +505,23 @@ async def test_the_words_come_from_standard_input(client: httpx.AsyncClient, tai
         assert "Traceback" not in done.err
 
 
-async def test_several_runs_are_watched_to_the_last(client: httpx.AsyncClient, tailrace: Served) -> None:
-    submit = ("submit", "x", "--count", "3", "--stagger-ms", "10", "--params", SAMPLE, "--url", tailrace.url)
+@over_both
+async def test_several_runs_are_watched_to_the_last(
+    client: httpx.AsyncClient, tailrace: Served, transport: Options
+) -> None:
+    submit = (
+        "submit",
+        "x",
+        "--count",
+        "3",
+        "--stagger-ms",
+        "10",
+        "--params",
+        SAMPLE,
+        *transport,
+        "--url",
+        tailrace.url,
+    )
     done = await run(*submit)
     assert (done.code, done.err) == (0, "")
     ids, lines = done.lines[:3], done.lines[3:]
