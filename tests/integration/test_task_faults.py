@@ -1,10 +1,19 @@
 """Tasks that are large, late, gone or wrong: each test is of a fault that was found by reading."""
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import httpx
 import pytest
 
-from services.tasks.store import TaskStore
-from shared.channel.postgres import Database
+from services.tasks.effects import Effects
+from services.tasks.feeds import Feeds
+from services.tasks.owned_runs import OwnedRuns
+from services.tasks.rules import OwnedRun
+from services.tasks.store import STEPS, TaskStore
+from shared.channel.log import Command, Committed, Outcome, Transaction
+from shared.channel.postgres import Database, PostgresEventLog
+from shared.edge.ids import new_id
 from tests.support.contract import Served, problem_of
 from tests.support.tasks import TASKS, as_of, create, get, of
 
@@ -44,3 +53,59 @@ async def test_a_steps_time_has_a_zone(client: httpx.AsyncClient, field: str) ->
         problem_of(await client.patch(of(task), json={"steps": [body]}), 400)
     assert await get(client, task["id"]) == task
     assert task["steps"][0][field] == "2026-01-01T00:00:00+02:00"
+
+
+@dataclass
+class Spy:
+    """A transaction that remembers its statements."""
+
+    tx: Transaction
+    epoch: str
+    next_seq: int
+    asked: list[str] = field(default_factory=list)
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        self.asked.append(sql)
+        return await self.tx.fetch(sql, *args)
+
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        self.asked.append(sql)
+        return await self.tx.fetchrow(sql, *args)
+
+    async def execute(self, sql: str, *args: Any) -> object:
+        self.asked.append(sql)
+        return await self.tx.execute(sql, *args)
+
+
+async def test_a_tasks_runs_are_read_once_for_all_the_news_of_a_batch(
+    client: httpx.AsyncClient, tailrace: Served
+) -> None:
+    """They were read for each: a task of 5,000 runs kept everybody else from storing for 7 s."""
+    task = await create(client)
+    run_ids = [new_id("run") for _ in range(30)]
+    news = [
+        OwnedRun(run_id=run_id, tenant="default", task_id=task["id"], status=status, error=None, epoch="e", seq=place)
+        for place, (run_id, status) in enumerate(
+            [*((run_id, "running") for run_id in run_ids), *((run_id, "completed") for run_id in run_ids)], start=1
+        )
+    ]
+    database = Database(tailrace.database_url)
+    await database.start()
+    log = PostgresEventLog(database, "tasks", STEPS)
+    try:
+        effects = Effects(TaskStore("tasks", database), OwnedRuns("tasks"), Feeds("tasks"), "runs")
+        spies: list[Spy] = []
+
+        async def change(tx: Transaction) -> Outcome[list[str]]:
+            spies.append(Spy(tx, tx.epoch, tx.next_seq))
+            return await effects.apply(spies[-1], [[run] for run in news])
+
+        (stored,) = await log.append([Command(change=change)])
+        assert isinstance(stored, Committed)
+        assert stored.value == []
+    finally:
+        await log.close()
+        await database.close()
+    assert sum("FROM tasks.task_runs" in sql for sql in spies[-1].asked) == 1
+    after = await get(client, task["id"])
+    assert (after["status"], after["run_ids"], after["progress"]["done"]) == ("succeeded", sorted(run_ids), 30)
