@@ -24,7 +24,7 @@ from shared.edge.connection import StreamConnection, wait_writable
 from shared.edge.sinks import Message, Sink
 from shared.protocol.control import Bookmark, Control, Gap, Hello, Live, StreamEnd
 from shared.protocol.ends import EndReason
-from shared.protocol.position import MAX_SEQ, LogState
+from shared.protocol.position import MAX_SEQ, LogState, ResetReason
 from shared.protocol.record import DELETED, Record
 
 if TYPE_CHECKING:  # the registry holds deliveries, and they use its settings and counters
@@ -45,6 +45,7 @@ class Delivery:
         "_asks_the_log",
         "_closing",
         "_connection",
+        "_epoch",
         "_finished",
         "_format",
         "_live",
@@ -94,7 +95,8 @@ class Delivery:
         self._stalled = False
         self._loop = asyncio.get_running_loop()
         self.began = self.last_write = self._loop.time()
-        self.sent_seq = 0  # the seq of the last id that was sent
+        stands = subscription.where_it_stands()  # until it is sent something: the end may come before hello
+        self._epoch, self.sent_seq = stands.epoch, stands.seq  # of the last id that was sent
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,6 +239,9 @@ class Delivery:
         current = self.subscription.current
         assert current is not None
         page = await self._ask(patiently, partial(current, 0, MAX_SEQ))
+        if start.resumed and page.state.epoch != start.state.epoch:  # what it has seen was of another log
+            requested = f"{start.state.epoch}-{start.after}"
+            start = Start(page.state, page.state.start, reset=ResetReason.EPOCH_CHANGED, requested=requested)
         head, seen = page.state.head, start.after if start.resumed else 0
         after = start.after if start.resumed else page.records[0].seq - 1 if page.records else head
         self._read_from(Start(page.state, head))
@@ -244,9 +249,11 @@ class Delivery:
             await self._control(after, self._hello(structs.replace(start, state=page.state, after=after)))
         if start.reset is not None:
             await self._control(after, structs.replace(start, state=page.state).reset_frame())
-        if self.subscription.filter.ends_with_subject and not page.records:
-            self.end = EndReason.ACCESS_REVOKED  # it was there a moment ago
-        while page.records and self.end is None:
+        if self.subscription.filter.ends_with_subject:
+            self.status = None  # as the page has it, not as it was when it was looked up
+            if not page.records:
+                self.end = EndReason.ACCESS_REVOKED  # it was there a moment ago
+        while page.records and self.end is None and page.state.epoch == self._epoch:  # else it is stale, and is reset
             for records in _portions(page.records, self.subscription.channel.limits.batch_bytes):
                 await self._deliver(self._batch(page.state.epoch, records, seen))
             page = await self._ask(patiently, partial(current, page.records[-1].seq, head))
@@ -298,8 +305,11 @@ class Delivery:
             self.end = self.end or EndReason.ACCESS_REVOKED  # and not a word about it
             return
         if batch.items:
+            await self._wait_for_room()
+            if self.end is EndReason.ACCESS_REVOKED:
+                return  # meanwhile it has become none of the reader's business
             self._count(batch)
-            await self._write(batch.render(self._sink.format, self._render))
+            self._connection.write(batch.render(self._sink.format, self._render))
         if batch.ends is not None:
             self.status = batch.ends
             if not self._live:
@@ -330,11 +340,8 @@ class Delivery:
         if not reason.final:
             retry = self._streams.jittered_retry()
         last_id = f"{self._epoch}-{self.sent_seq}"
-        if self._reader is None:  # before hello: it must not be sent back to where it was long ago
-            last_id = str(self.subscription.where_it_stands())
-        frame = StreamEnd(
-            status=self.status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry
-        )
+        status = None if reason is EndReason.ACCESS_REVOKED else self.status
+        frame = StreamEnd(status=status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry)
         await self._write(self._sink.wire(self._sink.format.control(last_id, frame)))
         message = self._sink.farewell(reason)
         if message is not None:
@@ -344,11 +351,18 @@ class Delivery:
     # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _control(self, seq: int, frame: Control) -> None:
-        self.sent_seq = seq
+        assert self._reader is not None
+        self._epoch, self.sent_seq = self._reader.epoch, seq
         await self._write(self._sink.wire(self._sink.format.control(f"{self._epoch}-{seq}", frame)))
 
     async def _write(self, wire: bytes) -> None:
-        """Write when there is room. Raise _SlowReader after too long without, ConnectionError when it is lost."""
+        """Write when there is room. Raise what `_wait_for_room` does."""
+        await self._wait_for_room()
+        self._connection.write(wire)
+        self.last_write = self._loop.time()
+
+    async def _wait_for_room(self) -> None:
+        """Raise _SlowReader when there is none for too long, ConnectionError when the connection is lost."""
         try:
             waited = await wait_writable(self._connection, self._streams.settings.slow_reader_seconds)
         except TimeoutError:
@@ -357,8 +371,6 @@ class Delivery:
             raise ConnectionResetError
         if waited > STALL_SECONDS:
             self._stalled = True
-        self._connection.write(wire)
-        self.last_write = self._loop.time()
 
     def _render(self, batch: Batch) -> bytes:
         """One message for the whole batch: runs of events, and gaps between them."""
@@ -391,10 +403,6 @@ class Delivery:
         self.last_write = self._loop.time()
         self.sent_seq = batch.last_seq
         self.events_sent += batch.count
-
-    @property
-    def _epoch(self) -> str:
-        return self._reader.epoch if self._reader is not None else self.subscription.arrived.epoch
 
     def _hello(self, start: Start) -> Hello:
         state: LogState = start.state

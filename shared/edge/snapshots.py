@@ -51,7 +51,10 @@ class SnapshotDelivery(Delivery):
 
     def _revoke(self) -> None:
         self._let_go()
-        self.finish(EndReason.ACCESS_REVOKED)
+        if self.end is None:
+            self.finish(EndReason.ACCESS_REVOKED)
+        else:  # another end waits for room: what waits before it must not leave any more
+            self.end = EndReason.ACCESS_REVOKED
 
     async def _go_live(self, seq: int) -> None:
         await super()._go_live(seq)
