@@ -26,6 +26,7 @@ class Visibility:
         self._intervals: Counter[float] = Counter()
         self._changed = asyncio.Event()
         self._keeper = Keeper()
+        self._is_blind = False
 
     def start(self) -> None:
         self._keeper.keep("visibility", self._run)
@@ -78,8 +79,11 @@ class Visibility:
         try:
             missing = await self._store.missing(self._store.pool, tuple(self._watched))
         except LogUnavailable as error:
-            log.warning("whether tasks may still be seen is not known", extra={"error": str(error)})
+            if not self._is_blind:  # said once, not at each tick
+                log.warning("whether tasks may still be seen is not known", extra={"error": str(error)})
+            self._is_blind = True
             return
+        self._is_blind = False
         metrics.VISIBILITY_CHECKS.labels("tasks").inc()
         for key in missing:
             for gone in tuple(self._watched.get(key, ())):

@@ -1,5 +1,6 @@
 """Tasks that are large, late, gone or wrong: each test is of a fault that was found by reading."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,10 @@ from services.tasks.store import STEPS, TaskStore
 from shared.channel.log import Command, Committed, Outcome, Transaction
 from shared.channel.postgres import Database, PostgresEventLog
 from shared.edge.ids import new_id
-from tests.support.contract import Served, problem_of
-from tests.support.tasks import TASKS, as_of, create, get, of
+from tests.support.contract import ANSWER_SECONDS, Served, problem_of
+from tests.support.postgres import OwnPostgres
+from tests.support.server import running
+from tests.support.tasks import TASKS, as_of, create, get, of, stream
 
 MAX_SEQ = 2**63 - 1
 
@@ -109,3 +112,26 @@ async def test_a_tasks_runs_are_read_once_for_all_the_news_of_a_batch(
     assert sum("FROM tasks.task_runs" in sql for sql in spies[-1].asked) == 1
     after = await get(client, task["id"])
     assert (after["status"], after["run_ids"], after["progress"]["done"]) == ("succeeded", sorted(run_ids), 30)
+
+
+async def test_a_database_that_is_away_is_told_of_once(own_postgres: OwnPostgres) -> None:
+    """It was at each tick: ten times a second, with one reader that wants its snapshots so often."""
+    postgres = own_postgres()
+    async with (
+        running(await postgres.start(), tasks_stream_interval_seconds=0.1) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=ANSWER_SECONDS) as client,
+    ):
+        task = await create(client)
+        async with stream(server.url, "sse", of(task)) as watched:
+            await watched.until_type("live")
+            await postgres.stop()
+            async with asyncio.timeout(ANSWER_SECONDS):
+                # told of twice a second by others meanwhile
+                while sum("runs of cancelled tasks" in line for line in server.output) < 5:
+                    assert problem_of(await client.get(of(task)), 503)
+            assert sum("whether tasks may still be seen" in line for line in server.output) == 1
+            await postgres.start()
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while (await client.patch(of(task), json={"title": "back"})).status_code != 200:
+                    pass
+            await watched.until_rev(2)
