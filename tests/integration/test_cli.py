@@ -1,6 +1,7 @@
 """The command line: the real command in a process, against a real Tailrace."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ SETTINGS = {"heartbeat_seconds": 0.5, "runs_inline_capacity": 4}
 NDJSON = {"accept": "application/x-ndjson"}
 over_both = pytest.mark.parametrize("transport", [(), ("--websocket",)], ids=["sse", "websocket"])
 Options = tuple[str, ...]
+_numbers = itertools.count(1)
 SAMPLE = '{"step_seconds":0,"words":2}'
 
 
@@ -40,10 +42,15 @@ async def twin(client: httpx.AsyncClient, url: str, **parameters: Any) -> list[s
     return lines
 
 
+async def leased_run(client: httpx.AsyncClient) -> tuple[str, str]:
+    """A new run and its lease's token. Its runner is its own: what another test left behind may be queued again."""
+    return await lease(client, runner=f"runner-{next(_numbers)}")
+
+
 async def run_that_became(client: httpx.AsyncClient, status: str) -> str:
     """A run that has ended so."""
     if status in ("completed", "failed"):
-        run_id, token = await lease(client, runner=status)
+        run_id, token = await leased_run(client)
         (await append(client, run_id, token)).raise_for_status()
         (await finish(client, run_id, token, status, error="no way" if status == "failed" else None)).raise_for_status()
         return run_id
@@ -92,7 +99,7 @@ async def test_a_tasks_end_is_the_exit_code(
 async def test_json_is_the_ndjson_twin_line_by_line(
     client: httpx.AsyncClient, tailrace: Served, transport: Options
 ) -> None:
-    run_id = await ended_run(client, 20)
+    run_id = await ended_run(client, 20, runner="twenty")
     done = await run("tail", "run", run_id, "--json", "--url", tailrace.url, *transport)
     assert (done.code, done.err) == (0, "")
     assert done.lines == await twin(client, f"{RUNS}/{run_id}/events", limit=1000)
@@ -119,7 +126,7 @@ async def test_json_is_utf_8_whatever_the_locale_says(client: httpx.AsyncClient,
 async def test_it_begins_after_the_position_it_is_told(
     client: httpx.AsyncClient, tailrace: Served, transport: Options
 ) -> None:
-    run_id = await ended_run(client, 5)
+    run_id = await ended_run(client, 5, runner=f"runner-{next(_numbers)}")
     frames = await twin(client, f"{RUNS}/{run_id}/events")
     ids = [json.loads(frame)["id"] for frame in frames]
     tail = ("tail", "run", run_id, "--json", "--url", tailrace.url, *transport, "--after")
@@ -145,7 +152,7 @@ async def test_the_outcome_is_known_though_its_news_came_before_the_position(
 
 
 async def test_it_shows_the_types_it_is_told(client: httpx.AsyncClient, tailrace: Served) -> None:
-    run_id = await ended_run(client, 5)
+    run_id = await ended_run(client, 5, runner=f"runner-{next(_numbers)}")
     tail = ("tail", "run", run_id, "--json", "--url", tailrace.url, "--types")
     frames = await twin(client, f"{RUNS}/{run_id}/events")
     for types in ("status", "node_*,error", "*"):
@@ -167,7 +174,7 @@ async def test_a_server_that_is_killed_costs_nothing(postgres_url: str, kind: st
         running(url, heartbeat_seconds=0.5, retry_milliseconds=50) as server,
     ):
         async with httpx.AsyncClient(base_url=server.url, timeout=SECONDS) as client:
-            run_id, token = await lease(client)
+            run_id, token = await leased_run(client)
             task = await tasks.create(client)
             subject = run_id if kind == "run" else task["id"]
             tail = ("tail", kind, subject, "--json", "--url", server.url, *transport)
@@ -198,7 +205,7 @@ async def test_a_server_that_is_killed_costs_nothing(postgres_url: str, kind: st
 async def test_a_server_that_goes_for_good_is_waited_for_until_ctrl_c(postgres_url: str, transport: Options) -> None:
     async with fresh_database(postgres_url) as url, running(url) as server:
         async with httpx.AsyncClient(base_url=server.url) as client:
-            run_id, _ = await lease(client)
+            run_id, _ = await leased_run(client)
         async with started("tail", "run", run_id, "--url", server.url, *transport) as command:
             await command.lines(2)
             await server.kill()
@@ -314,7 +321,7 @@ async def test_a_wrong_address_in_the_environment_is_told(unused_url: str) -> No
 
 
 async def test_the_address_comes_from_the_environment(client: httpx.AsyncClient, tailrace: Served) -> None:
-    run_id = await ended_run(client)
+    run_id = await ended_run(client, runner="three")
     done = await run("tail", "run", run_id, settings={"TAILRACE_URL": tailrace.url, "TAILRACE_TOKEN": "a.b.c"})
     assert (done.code, done.err) == (0, "")
 
@@ -323,7 +330,7 @@ async def test_the_address_comes_from_the_environment(client: httpx.AsyncClient,
 async def test_ctrl_c_ends_it_quietly_and_leaves_nothing(
     client: httpx.AsyncClient, tailrace: Served, transport: Options
 ) -> None:
-    run_id, _ = await lease(client)
+    run_id, _ = await leased_run(client)
     name = "websocket" if transport else "sse"
     async with asyncio.timeout(SECONDS):
         while not await metric(client, "tailrace_readers", transport="sse"):
@@ -346,7 +353,7 @@ async def test_ctrl_c_ends_it_quietly_and_leaves_nothing(
 async def test_where_websockets_are_off_a_sentence_says_so(postgres_url: str) -> None:
     async with fresh_database(postgres_url) as url, running(url, websockets=False) as server:
         async with httpx.AsyncClient(base_url=server.url) as client:
-            run_id = await ended_run(client)
+            run_id = await ended_run(client, runner="three")
         done = await run("tail", "run", run_id, "--websocket", "--url", server.url)
     assert (done.code, done.out) == (5, "")
     assert re.fullmatch(r"tailrace: WebSockets are switched off here; .* \(status 403, request \w+\)\n", done.err)
@@ -374,7 +381,7 @@ def _reads(process: psutil.Process) -> bool:
 
 async def test_a_closed_pipe_ends_it_quietly(client: httpx.AsyncClient, tailrace: Served) -> None:
     """The first line is all that `head -1` wants; the rest is more than a pipe holds (64 KiB)."""
-    run_id, token = await lease(client)
+    run_id, token = await leased_run(client)
     events = [{"type": "node_update", "node": "n", "snippet": "x" * 200} for _ in range(500)]
     added = await client.post(f"{RUNS}/{run_id}/events", json={"events": events}, headers={"tailrace-lease": token})
     added.raise_for_status()
@@ -391,7 +398,7 @@ async def test_a_closed_pipe_ends_it_quietly(client: httpx.AsyncClient, tailrace
 
 
 async def test_colours_are_for_terminals(client: httpx.AsyncClient, tailrace: Served) -> None:
-    run_id = await ended_run(client, 1)
+    run_id = await ended_run(client, 1, runner="one")
     tail = ("tail", "run", run_id, "--url", tailrace.url)
     async with on_screen(*tail) as screen:
         assert await screen.ended() == 0
@@ -409,7 +416,7 @@ async def test_colours_are_for_terminals(client: httpx.AsyncClient, tailrace: Se
 
 
 async def test_while_nothing_comes_people_see_that_it_waits(client: httpx.AsyncClient, tailrace: Served) -> None:
-    run_id, token = await lease(client)
+    run_id, token = await leased_run(client)
     async with on_screen("tail", "run", run_id, "--url", tailrace.url, settings={"COLUMNS": "80"}) as screen:
         await screen.until("s: nothing new")
         (await append(client, run_id, token)).raise_for_status()
@@ -427,7 +434,7 @@ async def test_while_the_server_is_away_people_see_that_it_tries(postgres_url: s
         running(url, retry_milliseconds=50) as server,
         httpx.AsyncClient(base_url=server.url, timeout=SECONDS) as client,
     ):
-        run_id, token = await lease(client)
+        run_id, token = await leased_run(client)
         async with on_screen("tail", "run", run_id, "--url", server.url, settings={"COLUMNS": "300"}) as screen:
             await screen.until("running")
             await server.kill()
@@ -438,7 +445,7 @@ async def test_while_the_server_is_away_people_see_that_it_tries(postgres_url: s
 
 
 async def test_a_pipe_never_sees_that_it_waits(client: httpx.AsyncClient, tailrace: Served) -> None:
-    run_id, token = await lease(client)
+    run_id, token = await leased_run(client)
     async with started("tail", "run", run_id, "--url", tailrace.url) as command:
         await command.lines(2)
         with pytest.raises(TimeoutError):
@@ -449,7 +456,7 @@ async def test_a_pipe_never_sees_that_it_waits(client: httpx.AsyncClient, tailra
 
 
 async def test_ctrl_c_takes_the_status_line_back(client: httpx.AsyncClient, tailrace: Served) -> None:
-    run_id, _ = await lease(client)
+    run_id, _ = await leased_run(client)
     async with on_screen("tail", "run", run_id, "--url", tailrace.url) as screen:
         await screen.until("nothing new")
         screen.process.send_signal(signal.SIGINT)
