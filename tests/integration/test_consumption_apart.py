@@ -8,6 +8,7 @@ from functools import partial
 import httpx
 import psutil
 
+from shared.channel.log import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
 from shared.channel.postgres.turn import SILENT_SECONDS
 from tests.support.consumption import (
     TASKS,
@@ -22,7 +23,7 @@ from tests.support.consumption import (
     snapshots,
     task_of,
 )
-from tests.support.contract import metric
+from tests.support.contract import RUNS, metric
 from tests.support.readers import eventually
 from tests.support.server import Server, running
 
@@ -108,9 +109,8 @@ async def test_whatever_answers_while_the_runs_service_is_away_tasks_go_on_after
         assert await refusals(database_url) == []
 
         async def is_asked() -> bool:
-            return (
-                await at.database.fetchval("SELECT stop FROM tasks.task_runs WHERE run_id = $1", stopped.id) == "asked"
-            )
+            stop = await at.database.fetchval("SELECT stop FROM tasks.task_runs WHERE run_id = $1", stopped.id)
+            return bool(stop == "asked")
 
         await eventually(is_asked, "it is not asked again and again")
 
@@ -126,6 +126,43 @@ async def test_a_runs_service_that_is_restarted_again_and_again_costs_no_news(da
         await heard(database_url)
         assert await at.states(task_id) == [("succeeded", 6, 6)]
         assert await each_change_was_told_once(at.tasks) > 1
+
+
+# ── the tasks service was away: what it missed comes in one batch ──────────────────────────────────────────────
+
+
+async def test_what_came_and_went_meanwhile_is_not_told(database_url: str) -> None:
+    async with apart(database_url) as at:
+        task_id = await new_task(at.tasks)
+        run, other = await held_run(at.runs, task_id), await held_run(at.runs, task_id)
+        await heard(database_url)
+        before = await task_of(at.tasks, task_id)
+        await at.tasks_server.kill()
+        await run.tell({"type": "client_input_requested"})
+        (await at.runs.post(f"{RUNS}/{run.id}/input", json={"input": "yes"})).raise_for_status()
+        await at.tasks_server.start()
+        await heard(database_url)
+        assert await task_of(at.tasks, task_id) == before
+        await run.finish()
+        await other.finish()
+        await heard(database_url)
+        assert await at.states(task_id) == [("succeeded", 2, 2)]
+        await each_change_was_told_once(at.tasks)
+
+
+async def test_more_snapshots_than_one_transaction_takes_are_told_in_several(database_url: str) -> None:
+    async with apart(database_url) as at:
+        result = "x" * (MAX_EVENT_BYTES - 2_000)
+        task_ids = [await new_task(at.tasks, result=result) for _ in range(MAX_COMMAND_BYTES // MAX_EVENT_BYTES + 5)]
+        await heard(database_url)
+        await at.tasks_server.kill()
+        for task_id in task_ids:
+            await held_run(at.runs, task_id)
+        await at.tasks_server.start()
+        await heard(database_url)
+        assert await at.states(*task_ids) == [("running", 0, 1)] * len(task_ids)
+        assert await refusals(database_url) == []
+        await each_change_was_told_once(at.tasks)
 
 
 async def test_without_the_runs_services_address_tasks_are_served_all_the_same(database_url: str) -> None:
