@@ -36,7 +36,7 @@ from shared.protocol.sse import SseDecoder
 from tests.support.memory_log import MemoryLog, Store
 from tests.unit.tasks.sample import task
 
-SEEDS = range(150)
+SEEDS = [*range(150), 234, 888, 1280]  # the last three found something
 INTERVAL = 0.01
 STEPS = 250
 TASKS = 3
@@ -454,3 +454,44 @@ def test_what_a_reader_finally_shows_is_what_is(seed: int) -> None:
 def test_the_schedules_reach_what_they_are_for() -> None:
     for what in ("cut", "reset", "live", "history", "taken away", "deleted", "said goodbye"):
         assert REACHED[what] > 10, REACHED
+
+
+def test_pages_of_two_epochs_are_not_taken_for_one_state() -> None:
+    async def read() -> list[str]:
+        store, seen = Store(), []
+        channel = Channel(MemoryLog(store), SCHEMA)
+        await channel.start()
+        await channel.publish([draft_of(task(id=f"t{number}")) for number in range(3)])
+
+        async def current(after: int, upto: int) -> CurrentPage:
+            """One task a page; a restore comes after the first."""
+            if after and store.state.epoch == "epoch0":
+                store.begin_epoch()
+            left = [record for record in store.history[store.state.epoch] if after < record.seq <= upto]
+            return CurrentPage(tuple(left[:1]), store.state)
+
+        board = Filter(tenant="default", endless=True)
+        subscription = Subscription(channel, board, Anchor.START, channel.state, "/e", current=current, jumps=True)
+        decoder, said = SseDecoder(), asyncio.Event()
+
+        def take(wire: bytes) -> None:
+            for message in decoder.decode(wire.partition(b"\r\n")[2][:-2]):
+                seen.append(f"{message.event} {message.id}")
+                if len(seen) == 7:
+                    said.set()
+
+        delivery = Delivery(subscription, SseSink("snapshot"), Wire(take), Streams(Settings()), say=_nothing)
+        delivery.open()
+        await said.wait()
+        await delivery.close()
+        await channel.close()
+        return seen
+
+    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+        seen = runner.run(read())
+    told = ["reset epoch1-0", "message epoch1-1", "message epoch1-2", "message epoch1-3"]
+    assert [word for word in seen if not word.startswith("live")] == ["hello epoch0-0", "message epoch0-1", *told]
+
+
+async def _nothing(message: Any) -> None:
+    return None

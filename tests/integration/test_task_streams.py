@@ -158,8 +158,8 @@ async def test_resuming_at_an_older_position_brings_only_the_newest(
     client: httpx.AsyncClient, tailrace: Served, transport: Transport
 ) -> None:
     task = await create(client)
-    for done in range(1, 6):
-        newest = await progress(client, task["id"], done)
+    for done in range(1, 6):  # more than one message carries
+        newest = await patch(client, task["id"], progress={"done": done}, result="x" * 30_000)
     for older in (task["last_position"], position_before(newest["last_position"]), "start"):
         async with stream(tailrace.url, transport, of(task), after=older) as opened:
             snapshot = await present(opened)
