@@ -15,7 +15,7 @@ from shared.client.backoff import pause
 from shared.client.connection import Parameters
 from shared.client.credentials import Credentials
 from shared.client.errors import Unavailable, Unreadable
-from shared.client.http import IDENTITY, Pool, answer_of
+from shared.client.http import Pool
 
 PATIENCE_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -103,13 +103,13 @@ class Caller:
         return answer
 
     async def _send_with(self, token: str | None, call: Call, content: bytes | None) -> Answer:
-        headers = {"accept": "application/json", **IDENTITY, **call.headers}
+        headers = {"accept": "application/json", **call.headers}
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
         if content is not None:
             headers["content-type"] = "application/json"
         async with self._pool.use() as http:
-            request = http.build_request(
+            response = await http.request(
                 call.method,
                 call.path,
                 params=list(call.parameters),
@@ -117,7 +117,7 @@ class Caller:
                 content=content,
                 timeout=httpx.Timeout(call.timeout_seconds, connect=CONNECT_SECONDS, pool=None),
             )
-            return await answer_of(await http.send(request, stream=True))
+        return Answer(response.status_code, response.headers, response.content)
 
 
 class _Later(Exception):

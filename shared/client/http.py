@@ -10,31 +10,18 @@ import httpx
 from shared.client.answers import Answer
 from shared.client.connection import finish
 
-IDENTITY = {"accept-encoding": "identity"}  # `chunks` does not decompress
-
 MakeHttp = Callable[[], httpx.AsyncClient]
 
 
-def chunks(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises httpx.RequestError.
-
-    Not `response.aiter_raw`: that one closes the response at the end of the body, and a cancellation that comes just
-    then leaves the connection in the pool for ever, in use. Closing is the caller's.
-    """
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    return aiter(stream)
-
-
-async def answer_of(response: httpx.Response, *, most: int | None = None) -> Answer:
+async def answer_of(response: httpx.Response, *, most: int) -> Answer:
     """The answer, of its body at most so many bytes; closes it. Raises httpx.RequestError.
 
     It is read to its end all the same: generators that are left in the middle are ended by tasks of the event loop's.
     """
     body = bytearray()
     try:
-        async for chunk in chunks(response):
-            if most is None or len(body) < most:
+        async for chunk in response.aiter_bytes():
+            if len(body) < most:
                 body += chunk
     finally:
         await finish(response.aclose())
@@ -44,9 +31,9 @@ async def answer_of(response: httpx.Response, *, most: int | None = None) -> Ans
 class Pool:
     """The connections for requests.
 
-    httpcore forgets about a connection when its first request is cancelled between connecting and sending: it stays
-    open, and is never used. So after a cancellation new requests go over new connections, and the old ones are closed
-    when the last request among them has been answered.
+    httpcore forgets about a connection whose request is cancelled at certain moments (between connecting and sending,
+    or while it is closed at the end of an answer): it stays open, and is never used. So after a cancellation new
+    requests go over new connections, and the old ones are closed when the last request among them has been answered.
     """
 
     def __init__(self, make: MakeHttp) -> None:

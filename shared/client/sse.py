@@ -9,11 +9,11 @@ import httpx
 from shared.client.answers import MAX_REFUSAL_BYTES, Answer
 from shared.client.connection import Cut, Frame, Target, finish
 from shared.client.errors import Unreadable
-from shared.client.http import IDENTITY, MakeHttp, answer_of, chunks
+from shared.client.http import MakeHttp, answer_of
 from shared.protocol.sse import SseDecoder
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024  # nothing Tailrace sends comes near
-HEADERS = {"accept": "text/event-stream", "cache-control": "no-cache", **IDENTITY}
+HEADERS = {"accept": "text/event-stream", "cache-control": "no-cache", "accept-encoding": "identity"}
 NO_READ_LIMIT = httpx.Timeout(10, read=None, pool=None)  # how long a stream may be silent is the stream's to say
 
 
@@ -22,7 +22,7 @@ class SseConnection:
 
     def __init__(self, http: httpx.AsyncClient, response: httpx.Response) -> None:
         self._http = http
-        self._chunks = chunks(response)
+        self._chunks = response.aiter_bytes()
         self._decoder = SseDecoder()
         self._unfinished = 0
 

@@ -62,8 +62,7 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 await self._take_one()
-            if self._attempts:
-                await asyncio.wait(self._attempts)
+            pass
         finally:
             for attempt in self._attempts:
                 attempt.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 import http
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -104,6 +105,21 @@ async def test_before_the_first_frame_the_same_question_is_asked_again(anchor: s
     async with scripted(Reply(0), problem(503, "later"), ENDED) as server, following(server, after=anchor) as opened:
         assert await rest_of(opened) == []
     assert [asked.query.get("after") for asked in server.asked] == [anchor] * 3
+
+
+async def test_live_ends_the_growth_of_the_pauses_and_hello_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[int] = []
+
+    def no_pause(number: int, chance: float, asked: float | None) -> float:
+        failures.append(number)
+        return 0
+
+    monkeypatch.setattr(follow_module, "pause", no_pause)
+    later, greeted = problem(503, "later"), stream(hello("e-1"), then="cut")
+    replies = [later, later, greeted, later, stream(hello("e-1"), live("e-1"), then="cut"), later, ENDED]
+    async with scripted(*replies) as server, following(server) as opened:
+        await rest_of(opened)
+    assert failures == [1, 2, 3, 4, 1, 2]
 
 
 @pytest.mark.parametrize("date", [False, True])
@@ -299,6 +315,14 @@ async def test_what_the_token_function_raises_is_raised() -> None:
 # ── leaving ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def light(url: str, **options: Any) -> Client:
+    """Without the certificates, which take the most of the time when there are many clients."""
+    return Client(url, ssl_context=NO_TLS, **options)
+
+
 async def cancelled_after(steps: int, work: Coroutine[Any, Any, Any]) -> bool:
     """Cancel it after so many turns of the event loop. False: it had come to its end."""
     task = asyncio.create_task(work)
@@ -309,17 +333,30 @@ async def cancelled_after(steps: int, work: Coroutine[Any, Any, Any]) -> bool:
     return task.cancelled()
 
 
-async def test_cancelling_anywhere_leaves_no_task_and_no_connection() -> None:
-    """In connecting, refusals, pauses, reading, closing."""
-    replies = [
-        problem(503, "later"),
-        stream(hello("e-1"), event("e-2"), end("e-2", "max_duration", final=False), then="hang"),
-        stream(hello("e-2"), live("e-2"), event("e-3"), then="end"),
-        stream(hello("e-3"), live("e-3"), then="hang"),
-    ]
-    for steps in range(150):
-        async with asyncio.timeout(ANSWER_SECONDS), scripted(*replies) as server, Client(server.url) as client:
-            assert await cancelled_after(steps, rest_of(client.follow(PATH)))
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of the event loop are all that a test needs to come to the next connection."""
+    monkeypatch.setattr(follow_module, "pause", lambda *_: 0.0)
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [problem(503, "later")],
+        [Reply(0)],
+        [stream(hello("e-1"), event("e-2"), end("e-2", "max_duration", final=False), then="hang")],
+        [stream(hello("e-2"), live("e-2"), event("e-3"), then="end")],
+        [stream(hello("e-3"), live("e-3"), then="hang")],
+    ],
+    ids=["refused", "cut", "ended", "body ended", "open"],
+)
+async def test_cancelling_anywhere_leaves_no_task_and_no_connection(replies: list[Reply]) -> None:
+    """In connecting, refusals, reading, closing, and in between."""
+    for steps in range(80):
+        async with asyncio.timeout(ANSWER_SECONDS), scripted(*replies) as server, light(server.url) as client:
+            opened = client.follow(PATH)
+            assert await cancelled_after(steps, rest_of(opened))
             await server.until_left()
         assert asyncio.all_tasks() == {asyncio.current_task()}, steps
 
@@ -330,7 +367,7 @@ async def test_cancelling_a_request_anywhere_leaves_no_connection() -> None:
         async with (
             asyncio.timeout(ANSWER_SECONDS),
             scripted(problem(503, "later"), answer({})) as server,
-            Client(server.url) as client,
+            light(server.url) as client,
         ):
             cancelled = await cancelled_after(steps, client.request("GET", PATH))
             await client.request("GET", PATH)
@@ -341,15 +378,36 @@ async def test_cancelling_a_request_anywhere_leaves_no_connection() -> None:
             return
 
 
-async def test_closing_from_another_task_ends_the_iteration() -> None:
-    for replies in ([ENDED], [stream(hello("e-1"), live("e-1"), then="hang")], [problem(503, "x", retry_after="200")]):
-        async with scripted(*replies) as server, asyncio.timeout(ANSWER_SECONDS), Client(server.url) as client:
-            opened = client.follow(PATH)
-            consumer = asyncio.create_task(rest_of(opened))
-            await server.until_asked(1)
-            await opened.aclose()
-            assert await consumer == []
-            await server.until_left()
+async def test_closing_in_the_middle_leaves_no_task() -> None:
+    reply = stream(hello("e-1"), live("e-1"), event("e-2"), event("e-3"), then="hang")
+    async with scripted(reply) as server, following(server) as opened:
+        await anext(opened)
+        before = asyncio.all_tasks()
+        await opened.aclose()
+        for _ in range(5):
+            assert asyncio.all_tasks() <= before
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        (ENDED, "connecting"),
+        (stream(hello("e-1"), live("e-1"), then="hang"), "live"),
+        (problem(503, "x", retry_after="200"), "reconnecting"),
+    ],
+)
+async def test_closing_from_another_task_ends_the_iteration(reply: Reply, state: str) -> None:
+    watch = Watch()
+    async with scripted(reply) as server, following(server, on_state=watch) as opened:
+        consumer = asyncio.create_task(rest_of(opened))
+        if state != "connecting":
+            await watch.until(state)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await opened.aclose()
+        assert await consumer == []
+        await server.until_left()
 
 
 async def test_closing_the_client_ends_its_streams() -> None:
@@ -374,14 +432,17 @@ class ScriptedSocket:
 
     def __init__(self, *scripts: Script | Refusal) -> None:
         self.asked: list[Request] = []
+        self.open = 0
         self.url = ""
         self._scripts = list(scripts)
         self._next: Script | Refusal | None = None
+        self._left = asyncio.Event()
 
     async def refuse(self, connection: ServerConnection, request: Request) -> Response | None:
         self.asked.append(request)
         self._next = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         if not isinstance(self._next, tuple):
+            self.open += 1
             return None
         status, headers, body = self._next
         given = Headers({**headers, "content-length": str(len(body))})
@@ -390,7 +451,17 @@ class ScriptedSocket:
     async def handle(self, connection: ServerConnection) -> None:
         assert self._next is not None
         assert not isinstance(self._next, tuple)
-        await self._next(connection)
+        try:
+            await self._next(connection)
+        finally:
+            self.open -= 1
+            self._left.set()
+
+    async def until_left(self) -> None:
+        """Wait until no connection is open."""
+        while self.open:
+            self._left.clear()
+            await self._left.wait()
 
 
 @asynccontextmanager
@@ -469,7 +540,7 @@ async def test_a_socket_resumes_from_the_last_id() -> None:
         (sends(hello("e-0"), code=4403), Forbidden),
         (sends(hello("e-0"), raw="no array"), Unreadable),
         (sends(hello("e-0"), raw='[{"id":"e-1","event":7}]'), Unreadable),
-        (sends(hello("e-0"), raw="x" * 9_000_000), Unreadable),
+        (sends(hello("e-0"), raw=json.dumps([{"event": {"type": "x" * 9_000_000}}])), Unreadable),
     ],
 )
 async def test_a_socket_raises_what_will_not_change(script: Script | Refusal, kind: type[Exception]) -> None:
@@ -495,17 +566,21 @@ async def test_a_token_that_no_subprotocol_can_carry_is_named() -> None:
             await socket_rest(server, token="with spaces")
 
 
-async def test_cancelling_a_socket_anywhere_leaves_no_task_and_no_connection() -> None:
-    async def hangs(connection: ServerConnection) -> None:
-        await connection.send(json.dumps([{"id": "e-1", "event": hello("e-1")[1]}]))
-        await connection.wait_closed()
+async def hangs(connection: ServerConnection) -> None:
+    await connection.send(json.dumps([{"id": "e-1", "event": hello("e-1")[1]}]))
+    await connection.wait_closed()
 
-    for steps in range(100):
-        async with (
-            scripted_socket(refuses(503), sends(hello("e-1")), hangs) as server,
-            Client(server.url, transport="websocket") as client,
-        ):
-            assert await cancelled_after(steps, rest_of(client.follow(PATH)))
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize(
+    "script", [refuses(503), sends(hello("e-1"), code=1012), hangs], ids=["refused", "closed", "open"]
+)
+async def test_cancelling_a_socket_anywhere_leaves_no_task_and_no_connection(script: Script | Refusal) -> None:
+    for steps in range(80):
+        async with scripted_socket(script) as server, light(server.url, transport="websocket") as client:
+            opened = client.follow(PATH)
+            assert await cancelled_after(steps, rest_of(opened))
+            await server.until_left()
         assert asyncio.all_tasks() == {asyncio.current_task()}, steps
 
 

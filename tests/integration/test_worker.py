@@ -11,7 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from shared.client import Client, Conflict, Forbidden, LeasedRun, Refused, Worker
+from shared.client import Client, Conflict, Forbidden, LeasedRun, Refused, Worker, publish
 from shared.client.attempt import Handler
 from tests.integration.client_support import quick_backoff
 from tests.support.contract import ANSWER_SECONDS, RUNS, Frame, Served, events_of, sql
@@ -125,7 +125,10 @@ async def test_a_refused_event_is_the_handlers_to_deal_with(client: httpx.AsyncC
     assert run["output"] == "all the same"
 
 
-async def test_what_was_said_without_waiting_comes_before_the_end(client: httpx.AsyncClient, plain: Client) -> None:
+async def test_what_was_said_without_waiting_comes_before_the_end(
+    client: httpx.AsyncClient, plain: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "MAX_EVENTS", 5)  # many requests, one after the other
     emitting: set[asyncio.Task[Any]] = set()
 
     async def handler(run: LeasedRun) -> None:
@@ -363,21 +366,24 @@ async def test_an_end_is_said_until_it_is_answered(client: httpx.AsyncClient, ta
 
 
 async def test_as_many_runs_at_a_time_as_there_is_room_for(client: httpx.AsyncClient, plain: Client) -> None:
-    open_now, most = 0, 0
-    three = asyncio.Barrier(3)
+    begun: list[str] = []
+    three, may_end = asyncio.Barrier(4), asyncio.Event()
 
     async def handler(run: LeasedRun) -> None:
-        nonlocal open_now, most
-        open_now += 1
-        most = max(most, open_now)
-        await three.wait()
-        open_now -= 1
+        begun.append(run.id)
+        if len(begun) <= 3:
+            await three.wait()
+        await may_end.wait()
 
     runs = [await queued(client, "room") for _ in range(6)]
     async with working(plain, "room", handler, capacity=3):
+        await three.wait()  # three at once
+        for _ in range(30):  # time enough for a fourth
+            await client.get(RUNS)
+        assert begun == runs[:3]
+        may_end.set()
         for run_id in runs:
             assert (await ended(client, run_id))["status"] == "completed"
-    assert most == 3
 
 
 async def test_stopping_ends_what_is_under_way_and_takes_no_more(client: httpx.AsyncClient, plain: Client) -> None:
