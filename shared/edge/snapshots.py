@@ -58,7 +58,7 @@ class SnapshotDelivery(Delivery):
 
     async def _go_live(self, seq: int) -> None:
         await super()._go_live(seq)
-        if self._pace.max_ticks == 1:
+        if self._pace.max_ticks == 1 and self.status is None:
             self.end = self.end or EndReason.MAX_TICKS
         elif self._pace.max_ticks is not None:
             self._in((self._pace.max_ticks - 1) * self._pace.interval_seconds, self._last_tick)

@@ -26,3 +26,13 @@ async def test_a_reset_of_the_board_has_an_id_before_all_that_follows_it(client:
         assert {frame["id"] for frame in snapshots} <= {frame["id"] for frame in again}
         assert seq_of(reset) < min(map(seq_of, snapshots))
     assert answer["next"] == answer["head"]
+
+
+async def test_a_task_that_has_ended_ends_its_stream_as_ended_however_few_ticks_are_asked_for(
+    client: httpx.AsyncClient,
+) -> None:
+    task = (await client.post(TASKS, json={"title": "over", "status": "running"})).json()
+    (await client.patch(f"{TASKS}/{task['id']}", json={"status": "succeeded"})).raise_for_status()
+    stream = (await client.get(f"{TASKS}/{task['id']}/stream?max_ticks=1")).text
+    end = json.loads(stream.rstrip().rpartition("data: ")[2])
+    assert (end["type"], end["reason"], end["status"]) == ("stream_end", "terminal", "succeeded")
