@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from shared.client.answers import Answer
 from shared.client.backoff import pause
-from shared.client.connection import Parameters
+from shared.client.connection import Parameters, reason_of
 from shared.client.credentials import Credentials
 from shared.client.errors import Unavailable, Unreadable
 from shared.client.http import Pool
@@ -81,7 +81,7 @@ class Caller:
             answer = await self._send(call, content)
         except httpx.RequestError as error:
             sent = not isinstance(error, _NOT_SENT)
-            text = f"no answer to {call.method} {call.path}: {str(error) or type(error).__name__}"
+            text = f"no answer to {call.method} {call.path}: {reason_of(error)}"
             if sent and not call.may_be_sent_again:
                 text += "; it was sent, and nobody knows whether it was carried out"
             raise _Later(Unavailable(text, may_have_happened=sent)) from error

@@ -55,6 +55,7 @@ class Client:
         self._pool = Pool(self._make_http)
         self._caller = Caller(self._pool, self._credentials)
         self._following: WeakSet[Follow] = WeakSet()
+        self._closed = False
 
     def _make_http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -76,6 +77,7 @@ class Client:
 
     async def aclose(self) -> None:
         """End all streams and connections."""
+        self._closed = True
         for stream in tuple(self._following):
             await stream.aclose()
         await self._pool.aclose()
@@ -101,6 +103,8 @@ class Client:
         events are decoded into; what it does not know comes as UnknownEvent. Without a connection for
         `give_up_after_seconds` Unavailable is raised; None: it tries for ever.
         """
+        if self._closed:
+            raise RuntimeError("this client is closed")
         parameters = _pairs(path, params)
         if types is not None:
             parameters.append(("types", ",".join(types)))

@@ -48,7 +48,8 @@ class Follow(AsyncIterator[Item]):
 
     It yields the events, and `Gap` and `Reset` where the server says so. After each item `position` is where to go on
     from, and `live` says whether it happened now rather than before this connection. It connects again by itself;
-    iteration ends when the stream does (`end` says why), or raises what `shared.client.errors` draws.
+    iteration ends when the stream does (`end` says why), or raises what `shared.client.errors` draws. One task at a
+    time iterates; any may close it.
 
     It reads from the socket only when everything received before has been taken, so a slow consumer holds at most what
     one read brought, and the server sees it as a slow reader. When a wait is cancelled the connection is closed; a
@@ -109,7 +110,7 @@ class Follow(AsyncIterator[Item]):
         while self._queue:
             frame = self._queue.popleft()
             event = decode(frame, self._plan.schema)
-            if frame.id:
+            if frame.id and not (isinstance(event, Hello) and self._announces_reset(event)):
                 self.position = self._received = frame.id
             if not isinstance(event, Control):
                 yield event
@@ -164,6 +165,12 @@ class Follow(AsyncIterator[Item]):
             told = structs.asdict(frame)
             raise Gone(410, {"detail": f"continuity cannot be proved ({frame.reason})", **told})
         return isinstance(frame, Gap | Reset)
+
+    def _announces_reset(self, hello: Hello) -> bool:
+        """Whether this connection does not go on from our position, so that a reset follows. The id of such a hello is
+        where that starts: cut off before the reset, and resuming from there, we would never be told of it.
+        """
+        return not hello.resumed and bool(self.position)
 
     def _come_back(self, end: StreamEnd) -> Cut:
         """The server has said that this connection is over, and when to be back."""

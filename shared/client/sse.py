@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import httpx
 
 from shared.client.answers import MAX_REFUSAL_BYTES, Answer
-from shared.client.connection import Cut, Frame, Target, finish
+from shared.client.connection import Cut, Frame, Target, finish, reason_of
 from shared.client.errors import Unreadable
 from shared.client.http import MakeHttp, answer_of
 from shared.protocol.sse import SseDecoder
@@ -30,7 +30,7 @@ class SseConnection:
         try:
             chunk = await anext(self._chunks, b"")
         except (httpx.RequestError, OSError) as error:
-            raise self._cut(str(error) or type(error).__name__) from error
+            raise self._cut(reason_of(error)) from error
         if not chunk:
             raise self._cut("the connection was closed")
         frames = [Frame(message.id, message.data.encode()) for message in self._decoder.decode(chunk)]
@@ -66,7 +66,7 @@ async def open_sse(make: MakeHttp, target: Target) -> SseConnection | None:
     try:
         opened = await _open(http, target)
     except (httpx.RequestError, OSError) as error:
-        raise Cut(str(error) or type(error).__name__) from error
+        raise Cut(reason_of(error)) from error
     finally:
         if opened is None:
             await finish(http.aclose())

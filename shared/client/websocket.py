@@ -14,7 +14,7 @@ from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from shared.client.answers import Answer
-from shared.client.connection import Cut, Frame, Target, finish
+from shared.client.connection import Cut, Frame, Target, finish, reason_of
 from shared.client.errors import AccessRevoked, Forbidden, Refused, Unreadable
 from shared.protocol.ends import EndReason
 
@@ -106,7 +106,7 @@ async def open_websocket(
     except InvalidURI as error:
         raise ValueError(str(error)) from error
     except (InvalidHandshake, OSError, EOFError) as error:
-        raise Cut(str(error) or type(error).__name__) from error
+        raise Cut(reason_of(error)) from error
     return SocketConnection(socket)
 
 

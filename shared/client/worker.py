@@ -62,7 +62,8 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 await self._take_one()
-            pass
+            if self._attempts:
+                await asyncio.wait(self._attempts)
         finally:
             for attempt in self._attempts:
                 attempt.cancel()

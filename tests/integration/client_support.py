@@ -8,6 +8,7 @@ import pytest
 from shared.client import backoff
 from shared.client.follow import Follow, Item
 from shared.protocol.schema import UnknownEvent
+from tests.support.contract import ANSWER_SECONDS
 
 Transport = Literal["sse", "websocket"]
 TRANSPORTS: tuple[Transport, ...] = ("sse", "websocket")
@@ -18,6 +19,11 @@ def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many cuts in a test, and no long pauses between them."""
     monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(backoff, "CAP_SECONDS", 0.05)
+
+
+def in_time() -> asyncio.Timeout:
+    """A block that fails rather than wait for ever."""
+    return asyncio.timeout(ANSWER_SECONDS * 2)
 
 
 class Watch:
@@ -33,9 +39,10 @@ class Watch:
 
     async def until(self, state: str) -> None:
         """Wait until it is in this state."""
-        while self.states[-1:] != [state]:
-            self._changed.clear()
-            await self._changed.wait()
+        async with in_time():
+            while self.states[-1:] != [state]:
+                self._changed.clear()
+                await self._changed.wait()
 
 
 class Taking:
@@ -53,25 +60,29 @@ class Taking:
 
     async def until_at(self, position: str) -> None:
         """Wait until it has come to this position."""
-        while self.seen[-1:] == [] or self.seen[-1][0] != position:
-            self._changed.clear()
-            await self._changed.wait()
+        async with in_time():
+            while self.seen[-1:] == [] or self.seen[-1][0] != position:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def to_the_end(self) -> list[tuple[str, Item]]:
-        await self._task
+        async with in_time():
+            await self._task
         return self.seen
 
 
 async def rest_of(stream: Follow) -> list[tuple[str, Item]]:
     """Everything to the end of the stream, each with its position."""
-    return [(stream.position, item) async for item in stream]
+    async with in_time():
+        return [(stream.position, item) async for item in stream]
 
 
 async def until_live(stream: Follow) -> None:
     """Read on to `live`, with no item before it."""
-    while not stream.live:
-        assert await stream.wait()
-        assert list(stream.ready()) == []
+    async with in_time():
+        while not stream.live:
+            assert await stream.wait()
+            assert list(stream.ready()) == []
 
 
 def fields_of(item: Item) -> dict[str, Any]:

@@ -100,6 +100,16 @@ async def test_it_resumes_from_the_last_id_of_whatever_frame() -> None:
     assert {asked.query["types"] for asked in server.asked} == {"made_up"}
 
 
+async def test_a_cut_between_hello_and_its_reset_does_not_hide_the_reset() -> None:
+    reset = ("e-40", {"type": "reset", "reason": "history_trimmed", "requested": "e-2", "oldest": 41, "head": 99})
+    greeted = stream(hello("e-40", resumed=False), then="cut")
+    whole = stream(hello("e-40", resumed=False), reset, event("e-41"), then="cut")
+    async with scripted(greeted, whole, ENDED) as server, following(server, after="e-2") as opened:
+        assert [position for position, _ in await rest_of(opened)] == ["e-40", "e-41"]
+    assert server.asked[1].query["after"] == "e-2"
+    assert server.asked[2].headers["last-event-id"] == "e-41"
+
+
 @pytest.mark.parametrize("anchor", ["start", "now", None])
 async def test_before_the_first_frame_the_same_question_is_asked_again(anchor: str | None) -> None:
     async with scripted(Reply(0), problem(503, "later"), ENDED) as server, following(server, after=anchor) as opened:
@@ -676,6 +686,23 @@ async def test_a_request_renews_a_refused_token_once() -> None:
         with pytest.raises(Unauthorized):
             await ask(server, "POST", token=Tokens(), json={})
     assert sent(server) == ["Bearer t1", "Bearer t2"]
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_the_trouble_is_the_operating_systems_own_word(unused_tcp_port: int, transport: Any) -> None:
+    async with Client(f"http://127.0.0.1:{unused_tcp_port}", transport=transport) as client:
+        stream = client.follow(PATH)
+        assert await stream.wait()
+        assert stream.trouble == "Connection refused"
+        with pytest.raises(Unavailable, match="Connection refused"):
+            await client.request("GET", "/x", patience_seconds=0)
+
+
+async def test_a_closed_client_opens_no_streams() -> None:
+    async with Client("http://127.0.0.1:1") as client:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        client.follow(PATH)
 
 
 async def test_what_is_no_path_or_url_of_ours_is_refused_before_it_is_sent() -> None:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from shared.client import Client, Conflict, Forbidden, Published, Publisher, Refused, publish
-from tests.integration.client_support import quick_backoff
+from tests.integration.client_support import in_time, quick_backoff
 from tests.integration.test_slow_readers import events_of_all
 from tests.support.contract import ANSWER_SECONDS, RUNS, Served, events_of, finish
 from tests.support.cutting_proxy import CuttingProxy, cutting_proxy, up_to
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_backoff")
 
 @pytest_asyncio.fixture
 async def proxy(tailrace: Served) -> AsyncIterator[CuttingProxy]:
-    async with asyncio.timeout(ANSWER_SECONDS * 2), cutting_proxy(tailrace.url) as opened:
+    async with cutting_proxy(tailrace.url) as opened:
         yield opened
 
 
@@ -86,7 +86,8 @@ async def test_nothing_is_lost_or_stored_twice_over_cuts_in_requests_and_answers
             for number in numbers:
                 await publisher.publish(numbered(number))
 
-        await asyncio.gather(*(say(range(start, start + 20)) for start in range(0, 1_000, 20)))
+        async with in_time():
+            await asyncio.gather(*(say(range(start, start + 20)) for start in range(0, 1_000, 20)))
     stored = await numbers_in(client, session)
     assert sorted(stored) == list(range(1_000))
     for start in range(0, 1_000, 20):  # of each who published, in order

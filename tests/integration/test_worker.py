@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from shared.client import Client, Conflict, Forbidden, LeasedRun, Refused, Worker, publish
 from shared.client.attempt import Handler
-from tests.integration.client_support import quick_backoff
+from tests.integration.client_support import in_time, quick_backoff
 from tests.support.contract import ANSWER_SECONDS, RUNS, Frame, Served, events_of, sql
 from tests.support.cutting_proxy import cutting_proxy
 from tests.support.server import running, sse
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_backoff")
 
 @pytest_asyncio.fixture
 async def plain(tailrace: Served) -> AsyncIterator[Client]:
-    async with asyncio.timeout(ANSWER_SECONDS * 2), Client(tailrace.url) as opened:
+    async with Client(tailrace.url) as opened:
         yield opened
 
 
@@ -50,7 +50,7 @@ async def queued(client: httpx.AsyncClient, runner: str, **more: Any) -> str:
 
 async def ended(client: httpx.AsyncClient, run_id: str) -> dict[str, Any]:
     """The run, when it is over."""
-    async with sse(client, f"{RUNS}/{run_id}/stream") as stream:
+    async with in_time(), sse(client, f"{RUNS}/{run_id}/stream") as stream:
         await stream.until(lambda message: message.event == "stream_end")
     run: dict[str, Any] = (await client.get(f"{RUNS}/{run_id}")).raise_for_status().json()
     return run

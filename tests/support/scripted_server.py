@@ -44,7 +44,7 @@ def stream(*frames: tuple[str, dict[str, Any]], then: str = "end", beginning: by
     return Reply(200, {"content-type": "text/event-stream"}, body, then)
 
 
-def hello(position: str, *, heartbeat_seconds: float = 15.0) -> tuple[str, dict[str, Any]]:
+def hello(position: str, *, heartbeat_seconds: float = 15.0, resumed: bool = True) -> tuple[str, dict[str, Any]]:
     epoch, _, seq = position.partition("-")
     return position, {
         "type": "hello",
@@ -52,7 +52,7 @@ def hello(position: str, *, heartbeat_seconds: float = 15.0) -> tuple[str, dict[
         "head": 99,
         "oldest": 1,
         "after": int(seq),
-        "resumed": True,
+        "resumed": resumed,
         "heartbeat_seconds": heartbeat_seconds,
         "filter": {},
         "server": "tailrace/0",
