@@ -7,7 +7,6 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from io import TextIOWrapper
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +21,7 @@ from services.tasks.app import TasksService
 from shared.client import Client, ClientError, Refused, Unavailable
 from shared.edge.process import Maker, renew_epoch
 from shared.edge.process import main as run_process
+from shared.edge.settings import is_address
 from shared.protocol.errors import MalformedPosition
 from shared.protocol.position import parse_after
 
@@ -162,7 +162,7 @@ def _add_tail(commands: Any) -> None:
     text = "Watch a task, a run or a preview until it ends; cut off, it goes on where it was."
     parser = commands.add_parser("tail", help="watch something until it ends", description=text, epilog=EXIT_CODES)
     parser.add_argument("kind", choices=list(STREAMS))
-    parser.add_argument("id", help="its id; of a preview, that of its generation")
+    parser.add_argument("id", type=_id, help="its id; of a preview, that of its generation")
     parser.add_argument("--after", type=_position, metavar="POSITION", help="start, now or a position: begin after it")
     parser.add_argument("--types", type=_names, metavar="TYPES", help="a comma list of event types; * stands for any")
     _add_client(parser)
@@ -199,13 +199,14 @@ def _add_client(parser: argparse.ArgumentParser) -> None:
 
 
 def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        is_right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port beyond 65535, half an IPv6 address
-        is_right = False
-    if not is_right:
+    if not is_address(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no address: give one such as http://127.0.0.1:8000")
+    return text
+
+
+def _id(text: str) -> str:
+    if not text.strip("./"):  # a script's empty variable must not watch everything
+        raise argparse.ArgumentTypeError(f"{text!r} is no id")
     return text
 
 

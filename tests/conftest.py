@@ -10,11 +10,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.support.postgres"]
 
 LIMIT_SECONDS = float(os.environ.get("TAILRACE_TEST_LIMIT_SECONDS", "2700"))
 EXIT_STATUS = 124  # what timeout(1) answers
+
+# The machine is shared: how long an example takes says nothing about the code.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 _limit = pytest.StashKey[threading.Timer]()
 

@@ -47,11 +47,10 @@ async def tail(
     await _ended(client, url)
     async with client.follow(f"{url}/stream", after=after, types=types, lossless=kind != "task") as stream:
         shown = await _print(stream, terminal)
-    if stream.end is not None and stream.end.status is not None:
-        return exit_code(stream.end.status)
     if not shown:
         terminal.tell("There is nothing after that position: it has ended.")
-    return exit_code(await _ended(client, url))
+    status = None if stream.end is None else stream.end.status
+    return exit_code(status or await _ended(client, url))
 
 
 async def _ended(client: Client, url: str) -> str | None:

@@ -89,5 +89,7 @@ class TasksService:
         await self.channel.close()
 
     async def checks(self) -> Mapping[str, str]:
-        failing = [*self._visibility.failing(), *self._housekeeping.failing(), *self._retention.failing()]
+        failing = [*self._visibility.failing(), *self._retention.failing()]
+        if self._housekeeping is not None:
+            failing += self._housekeeping.failing()
         return await log_checks(self.channel, self._log, failing)

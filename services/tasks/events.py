@@ -13,6 +13,7 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 _BOUNDS = Meta(ge=0, le=2**53 - 1)  # what JavaScript can hold
 Amount = Annotated[int, _BOUNDS] | Annotated[float, _BOUNDS]
 Label = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00]*$")]
+Moment = Annotated[datetime, Meta(tz=True)]  # without a zone each reader would take it for its own (RFC 3339)
 
 
 class Progress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,8 +31,8 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
     status: Annotated[str, Meta(min_length=1, max_length=40, pattern=r"^[^\x00]*$")] = "pending"
     message: Label | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
 
 
 class Snapshot(Event, frozen=True, kw_only=True, tag="snapshot"):

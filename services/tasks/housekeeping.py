@@ -13,7 +13,7 @@ from services.tasks.store import TaskStore
 from shared.channel.log import LogUnavailable
 from shared.channel.postgres import Turn
 from shared.channel.tasks import Keeper
-from shared.client import Client, ClientError, Conflict, Missing
+from shared.client import Client, ClientError, Conflict, Missing, Refused, Unreadable
 
 log = logging.getLogger("tailrace.tasks")
 
@@ -53,16 +53,22 @@ class Housekeeping:
     async def _stop_runs(self, runs: Client) -> None:
         """Every replica asks, in its turn as consumer or not: asking twice is harmless."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
             try:
                 for run_id in await self._owned.to_stop(self._store.pool, AT_ONCE):
                     await self._stop(runs, run_id)
             except (LogUnavailable, ClientError) as error:
                 log.warning("runs of cancelled tasks are yet to be stopped", extra={"error": str(error)})
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _stop(self, runs: Client, run_id: str) -> None:
         try:
-            await runs.request("POST", f"{RUNS}/{run_id}/cancel")
+            answer = await runs.request("POST", f"{RUNS}/{run_id}/cancel")
+            is_its_own = isinstance(answer, dict) and "run" in answer
         except (Missing, Conflict) as error:  # it is gone, or has ended: what was wanted
-            log.debug("a run need not be stopped", extra={"run": run_id, "error": str(error)})
+            is_its_own = "request_id" in error.problem
+        except Refused as error:  # others may fare better
+            log.warning("a run could not be asked to stop", extra={"run": run_id, "error": str(error)})
+            return
+        if not is_its_own:
+            raise Unreadable("what answers at TAILRACE_RUNS_URL is not the runs service")
         await self._owned.asked(self._store.pool, run_id)

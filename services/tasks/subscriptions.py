@@ -28,7 +28,6 @@ from shared.protocol.record import Record
 
 INTERVALS = (0.1, 10.0)  # seconds; the setting's bounds too
 MAX_TICKS = 1_000_000
-PAGE = 500
 PRIMARY = "snapshot"
 
 
@@ -102,8 +101,18 @@ class Subscriptions:
         return Pace(interval, max_ticks, partial(self._visibility.watch, tenant, task_id, interval))
 
     def _current(self, tenant: str, task_id: str | None = None) -> Current:
+        limits = self._channel.limits
+
         async def current(after: int, upto: int) -> CurrentPage:
-            tasks, state = await self._store.changed(self._store.pool, tenant, after, upto, PAGE, task_id=task_id)
+            tasks, state = await self._store.changed(
+                self._store.pool,
+                tenant,
+                after,
+                upto,
+                limit=limits.page_events,
+                max_bytes=limits.page_bytes,
+                task_id=task_id,
+            )
             return CurrentPage(tuple(Record.of(task.last_seq, draft_of(task)) for task in tasks), state)
 
         return current

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from services.tasks.store import TaskStore
 from shared.channel.log import LogUnavailable
 from shared.channel.tasks import Keeper
+from shared.edge import metrics
 
 log = logging.getLogger("tailrace.tasks")
 
@@ -25,7 +26,7 @@ class Visibility:
         self._intervals: Counter[float] = Counter()
         self._changed = asyncio.Event()
         self._keeper = Keeper()
-        self.checks = 0
+        self._is_blind = False
 
     def start(self) -> None:
         self._keeper.keep("visibility", self._run)
@@ -75,14 +76,15 @@ class Visibility:
             await asyncio.sleep(0)
 
     async def _check(self) -> None:
-        asked = tuple(self._watched)
         try:
-            there = await self._store.still_there(self._store.pool, asked)
+            missing = await self._store.missing(self._store.pool, tuple(self._watched))
         except LogUnavailable as error:
-            log.warning("whether tasks may still be seen is not known", extra={"error": str(error)})
+            if not self._is_blind:  # said once, not at each tick
+                log.warning("whether tasks may still be seen is not known", extra={"error": str(error)})
+            self._is_blind = True
             return
-        self.checks += 1
-        for key in asked:
-            if key not in there:
-                for gone in tuple(self._watched.get(key, ())):
-                    gone()
+        self._is_blind = False
+        metrics.VISIBILITY_CHECKS.labels("tasks").inc()
+        for key in missing:
+            for gone in tuple(self._watched.get(key, ())):
+                gone()

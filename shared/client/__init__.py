@@ -1,4 +1,4 @@
-"""The Python client: typed streams that resume, requests, a durable consumer.
+"""The Python client: typed streams that resume, requests, a durable consumer, publishers, workers.
 
 It shares only the protocol with the server. `docs/client.md` shows how it is used.
 """
@@ -18,6 +18,9 @@ from shared.client.errors import (
     Unreadable,
 )
 from shared.client.follow import Follow
+from shared.client.publish import Published, Publisher
+from shared.client.sync import iterate
+from shared.client.worker import LeasedRun, Worker
 
 __all__ = [
     "AccessRevoked",
@@ -29,12 +32,17 @@ __all__ = [
     "Follow",
     "Forbidden",
     "Gone",
+    "LeasedRun",
     "Missing",
     "PositionStore",
+    "Published",
+    "Publisher",
     "Received",
     "Refused",
     "Unauthorized",
     "Unavailable",
     "Unreadable",
+    "Worker",
     "consume",
+    "iterate",
 ]

@@ -27,6 +27,10 @@ class Answer(Struct, frozen=True):
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @property
+    def is_json(self) -> bool:
+        return self.media_type == "application/json" or self.media_type.endswith("+json")
+
+    @property
     def is_transient(self) -> bool:
         """Whether the same request may be answered otherwise soon."""
         if self.status >= 500:
@@ -36,10 +40,10 @@ class Answer(Struct, frozen=True):
     @property
     def problem(self) -> dict[str, Any]:
         """The problem document; one of our own making where the answer is none, a proxy's page for example."""
-        if self.media_type in ("application/problem+json", "application/json"):
+        if self.is_json:
             try:
                 document = msgspec.json.decode(self.body)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 document = None
             if isinstance(document, dict):
                 return document

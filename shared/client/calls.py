@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +12,10 @@ from msgspec import Struct
 
 from shared.client.answers import Answer
 from shared.client.backoff import pause
-from shared.client.connection import Parameters
+from shared.client.connection import Parameters, reason_of
 from shared.client.credentials import Credentials
 from shared.client.errors import Unavailable, Unreadable
+from shared.client.http import Pool
 
 PATIENCE_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -24,7 +25,7 @@ _NOT_CARRIED_OUT = (425, 429)  # refused before anything was done; a 503 may com
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """One request. `repeatable` None: as its method says."""
+    """One request. `repeatable` None: as its method says. `on_retry` is told why, before each further attempt."""
 
     method: str
     path: str
@@ -34,6 +35,7 @@ class Call(Struct, frozen=True, kw_only=True):
     repeatable: bool | None
     patience_seconds: float | None
     timeout_seconds: float
+    on_retry: Callable[[Unavailable], None] | None = None
 
     @property
     def may_be_sent_again(self) -> bool:
@@ -43,8 +45,8 @@ class Call(Struct, frozen=True, kw_only=True):
 class Caller:
     """Sends requests for a client."""
 
-    def __init__(self, http: httpx.AsyncClient, credentials: Credentials) -> None:
-        self._http = http
+    def __init__(self, pool: Pool, credentials: Credentials) -> None:
+        self._pool = pool
         self._credentials = credentials
 
     async def answer(self, call: Call) -> Any:
@@ -54,60 +56,77 @@ class Caller:
         deadline = None if call.patience_seconds is None else loop.time() + call.patience_seconds
         failures, unsure = 0, False
         while True:
-            answer, trouble = await self._attempt(call, content)
-            if answer is not None and not answer.is_transient:
-                if unsure and call.method == "DELETE" and answer.status == 404:
-                    return None  # the attempt whose answer was lost has deleted it
-                return _read(answer)
-            unsure = unsure or trouble.may_have_happened
-            failures += 1
-            asked = None if answer is None else answer.retry_after(datetime.now(UTC))
-            seconds = pause(failures, random.random(), asked)
-            if trouble.may_have_happened and not call.may_be_sent_again:
-                raise trouble
-            if deadline is not None and loop.time() + seconds > deadline:
-                raise trouble
-            await asyncio.sleep(seconds)
+            try:
+                answer = await self._attempt(call, content)
+            except _Later as later:
+                trouble = later.trouble
+                failures += 1
+                unsure = unsure or trouble.may_have_happened
+                seconds = pause(failures, random.random(), later.asked_seconds)
+                if trouble.may_have_happened and not call.may_be_sent_again:
+                    raise trouble from later
+                if deadline is not None and loop.time() + seconds > deadline:
+                    raise trouble from later
+                if call.on_retry is not None:
+                    call.on_retry(trouble)
+                await asyncio.sleep(seconds)
+                continue
+            if unsure and call.method == "DELETE" and answer.status == 404:
+                return None  # the attempt whose answer was lost has deleted it
+            return _read(answer)
 
-    async def _attempt(self, call: Call, content: bytes | None) -> tuple[Answer | None, Unavailable]:
-        """The answer, and what to raise if it is the last one and says "later"."""
+    async def _attempt(self, call: Call, content: bytes | None) -> Answer:
+        """An answer that is not going to change. Raise _Later."""
         try:
             answer = await self._send(call, content)
         except httpx.RequestError as error:
             sent = not isinstance(error, _NOT_SENT)
-            text = f"no answer to {call.method} {call.path}: {str(error) or type(error).__name__}"
+            text = f"no answer to {call.method} {call.path}: {reason_of(error)}"
             if sent and not call.may_be_sent_again:
                 text += "; it was sent, and nobody knows whether it was carried out"
-            return None, Unavailable(text, may_have_happened=sent)
-        return answer, Unavailable(
-            str(answer),
-            status=answer.status,
-            problem=answer.problem if answer.is_transient else {},
-            may_have_happened=answer.status not in _NOT_CARRIED_OUT,
-        )
+            raise _Later(Unavailable(text, may_have_happened=sent)) from error
+        if answer.is_transient:
+            unsure = answer.status not in _NOT_CARRIED_OUT
+            trouble = Unavailable(str(answer), status=answer.status, problem=answer.problem, may_have_happened=unsure)
+            raise _Later(trouble, answer.retry_after(datetime.now(UTC)))
+        if answer.status < 300 and answer.body and not answer.is_json:  # a proxy's page
+            text = f"{call.method} {call.path} was answered {answer.status} with {answer.media_type or 'nothing'}"
+            raise _Later(Unavailable(text, status=answer.status, may_have_happened=True))
+        return answer
 
     async def _send(self, call: Call, content: bytes | None) -> Answer:
         """One answer; one more attempt with another token where the first was refused."""
         token = await self._credentials.current()
-        response = await self._send_with(token, call, content)
-        if response.status_code == 401 and await self._credentials.renew(token):
-            response = await self._send_with(await self._credentials.current(), call, content)
-        return Answer(response.status_code, response.headers, response.content)
+        answer = await self._send_with(token, call, content)
+        if answer.status == 401 and await self._credentials.renew(token):
+            answer = await self._send_with(await self._credentials.current(), call, content)
+        return answer
 
-    async def _send_with(self, token: str | None, call: Call, content: bytes | None) -> httpx.Response:
+    async def _send_with(self, token: str | None, call: Call, content: bytes | None) -> Answer:
         headers = {"accept": "application/json", **call.headers}
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
         if content is not None:
             headers["content-type"] = "application/json"
-        return await self._http.request(
-            call.method,
-            call.path,
-            params=list(call.parameters),
-            headers=headers,
-            content=content,
-            timeout=httpx.Timeout(call.timeout_seconds, connect=CONNECT_SECONDS, pool=None),
-        )
+        async with self._pool.use() as http:
+            response = await http.request(
+                call.method,
+                call.path,
+                params=list(call.parameters),
+                headers=headers,
+                content=content,
+                timeout=httpx.Timeout(call.timeout_seconds, connect=CONNECT_SECONDS, pool=None),
+            )
+        return Answer(response.status_code, response.headers, response.content)
+
+
+class _Later(Exception):
+    """No answer, or one that may be another one soon."""
+
+    def __init__(self, trouble: Unavailable, asked_seconds: float | None = None) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+        self.asked_seconds = asked_seconds
 
 
 def _read(answer: Answer) -> Any:
@@ -117,5 +136,5 @@ def _read(answer: Answer) -> Any:
         return None
     try:
         return msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Unreadable(f"the server answered {answer.status} with {answer.media_type} that is no JSON") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"the server's JSON cannot be read ({error}): {answer.body[:60]!r}") from error

@@ -1,5 +1,6 @@
 """The client of one Tailrace: it opens streams and sends requests."""
 
+import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -12,15 +13,19 @@ import shared
 from shared.client.calls import PATIENCE_SECONDS, Call, Caller
 from shared.client.connection import Open
 from shared.client.credentials import Credentials, TokenSource
+from shared.client.errors import Unavailable
 from shared.client.follow import Follow, Plan, State
+from shared.client.http import Pool
 from shared.client.sse import open_sse
+from shared.client.websocket import open_websocket
 from shared.protocol.schema import Schema
 
 Transport = Literal["sse", "websocket"]
 Value = str | int | float | bool
 Parameters = Mapping[str, Value | Sequence[Value] | None]
 
-CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # each stream holds one
+CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+HEADERS = {"user-agent": f"tailrace-client/{shared.__version__}"}
 
 
 class Client:
@@ -28,7 +33,7 @@ class Client:
 
     `token` is sent with everything; a function is asked for one, and again when the server refuses it. Redirects are
     not followed: a token does not go where nobody sent it. The environment's proxies are left alone unless
-    `trust_env`: most buffer what should stream.
+    `trust_env`: most buffer what should stream. `ssl_context` is for a certificate authority of one's own.
     """
 
     def __init__(
@@ -38,22 +43,29 @@ class Client:
         token: TokenSource | None = None,
         transport: Transport = "sse",
         trust_env: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} must begin with http:// or https://")
         self._transport: Transport = transport
         self._trust_env = trust_env
+        self._ssl_context = ssl_context or httpx.create_ssl_context(trust_env=trust_env)  # takes 20 ms: one for all
         self._credentials = Credentials(token)
-        self._http = httpx.AsyncClient(
+        self._pool = Pool(self._make_http)
+        self._caller = Caller(self._pool, self._credentials)
+        self._following: WeakSet[Follow] = WeakSet()
+        self._closed = False
+
+    def _make_http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
             base_url=self.url,
             follow_redirects=False,
-            headers={"user-agent": f"tailrace-client/{shared.__version__}"},
+            headers=HEADERS,
             limits=CONNECTIONS,
-            trust_env=trust_env,
+            trust_env=self._trust_env,
+            verify=self._ssl_context,
         )
-        self._caller = Caller(self._http, self._credentials)
-        self._following: WeakSet[Follow] = WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,9 +77,10 @@ class Client:
 
     async def aclose(self) -> None:
         """End all streams and connections."""
+        self._closed = True
         for stream in tuple(self._following):
             await stream.aclose()
-        await self._http.aclose()
+        await self._pool.aclose()
 
     def follow(
         self,
@@ -90,6 +103,8 @@ class Client:
         events are decoded into; what it does not know comes as UnknownEvent. Without a connection for
         `give_up_after_seconds` Unavailable is raised; None: it tries for ever.
         """
+        if self._closed:
+            raise RuntimeError("this client is closed")
         parameters = _pairs(path, params)
         if types is not None:
             parameters.append(("types", ",".join(types)))
@@ -103,7 +118,10 @@ class Client:
         return stream
 
     def _opening(self, transport: Transport) -> Open:
-        return partial(open_sse, self._http)
+        if transport == "sse":
+            return partial(open_sse, self._make_http)
+        ssl_context = self._ssl_context if self.url.startswith("https") else None
+        return partial(open_websocket, self.url, HEADERS, use_proxies=self._trust_env, ssl_context=ssl_context)
 
     async def request(
         self,
@@ -117,13 +135,14 @@ class Client:
         repeatable: bool | None = None,
         patience_seconds: float | None = PATIENCE_SECONDS,
         timeout_seconds: float = 30.0,
+        on_retry: Callable[[Unavailable], None] | None = None,
     ) -> Any:
         """The answer's JSON; None where it has no body. Raise Refused, Unavailable, Unreadable.
 
         What may be sent twice without a further effect is tried again while the server is away, for
         `patience_seconds` (None: for ever): GET, HEAD, OPTIONS, PUT, DELETE, what has an `idempotency_key`, and what
         the caller calls `repeatable`. Anything else only where it was certainly not carried out: no connection, 425,
-        429. `timeout_seconds` is for one attempt.
+        429. `timeout_seconds` is for one attempt; `on_retry` is told why, before each further one.
         """
         given = dict(headers or {})
         if idempotency_key is not None:
@@ -138,6 +157,7 @@ class Client:
             repeatable=repeatable,
             patience_seconds=patience_seconds,
             timeout_seconds=timeout_seconds,
+            on_retry=on_retry,
         )
         return await self._caller.answer(call)
 

@@ -1,6 +1,7 @@
 """What both transports are to a stream: frames as they come, until the connection is cut."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -48,6 +49,17 @@ class Connection(Protocol):
 
 Open = Callable[[Target], Awaitable[Connection | None]]
 """Connects. None: there is nothing more to come (204). Raise Cut, Refused."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What is really the matter: libraries wrap the operating system's word in words of their own."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno is not None and inner.errno > 0:
+            return os.strerror(inner.errno)
+        within = inner.exceptions[0] if isinstance(inner, BaseExceptionGroup) else None
+        inner = within or inner.__cause__ or inner.__context__
+    return str(error) or type(error).__name__
 
 
 async def finish(closing: Awaitable[None]) -> None:

@@ -1,6 +1,7 @@
 """Following a stream over any number of connections, without losing or repeating an event."""
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
@@ -47,7 +48,8 @@ class Follow(AsyncIterator[Item]):
 
     It yields the events, and `Gap` and `Reset` where the server says so. After each item `position` is where to go on
     from, and `live` says whether it happened now rather than before this connection. It connects again by itself;
-    iteration ends when the stream does (`end` says why), or raises what `shared.client.errors` draws.
+    iteration ends when the stream does (`end` says why), or raises what `shared.client.errors` draws. One task at a
+    time iterates; any may close it.
 
     It reads from the socket only when everything received before has been taken, so a slow consumer holds at most what
     one read brought, and the server sees it as a slow reader. When a wait is cancelled the connection is closed; a
@@ -73,6 +75,7 @@ class Follow(AsyncIterator[Item]):
         self._alone_since: float | None = None
         self._token: str | None = None
         self._token_renewed = False
+        self._closed = asyncio.Event()
 
     # ── for the caller ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -85,7 +88,8 @@ class Follow(AsyncIterator[Item]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop following; `position` stays."""
+        """Stop following; `position` stays. From another task too: whoever iterates sees the end."""
+        self._closed.set()
         self._queue.clear()
         self._set_state("ended")
         await self._drop()
@@ -106,7 +110,7 @@ class Follow(AsyncIterator[Item]):
         while self._queue:
             frame = self._queue.popleft()
             event = decode(frame, self._plan.schema)
-            if frame.id:
+            if frame.id and not (isinstance(event, Hello) and self._announces_reset(event)):
                 self.position = self._received = frame.id
             if not isinstance(event, Control):
                 yield event
@@ -119,7 +123,7 @@ class Follow(AsyncIterator[Item]):
         if self._queue:
             return True
         try:
-            if self.end is not None or self.state == "ended":
+            if self.end is not None or self._closed.is_set():
                 await self.aclose()
             elif self._said_end is not None:
                 raise self._come_back(self._said_end)
@@ -135,7 +139,9 @@ class Follow(AsyncIterator[Item]):
         except BaseException:  # cancelled, most of all: nothing may stay open that nobody may come back to
             await self._drop()
             raise
-        return self.state != "ended"
+        if self._closed.is_set():  # meanwhile, by another task
+            await self._drop()
+        return not self._closed.is_set()
 
     # ── what frames say of the stream ──────────────────────────────────────────────────────────────────────────
 
@@ -160,6 +166,12 @@ class Follow(AsyncIterator[Item]):
             raise Gone(410, {"detail": f"continuity cannot be proved ({frame.reason})", **told})
         return isinstance(frame, Gap | Reset)
 
+    def _announces_reset(self, hello: Hello) -> bool:
+        """Whether this connection does not go on from our position, so that a reset follows. The id of such a hello is
+        where that starts: cut off before the reset, and resuming from there, we would never be told of it.
+        """
+        return not hello.resumed and bool(self.position)
+
     def _come_back(self, end: StreamEnd) -> Cut:
         """The server has said that this connection is over, and when to be back."""
         self._said_end = None
@@ -175,6 +187,8 @@ class Follow(AsyncIterator[Item]):
     async def _connect(self) -> None:
         await self._pause()
         self._token = await self._credentials.current()
+        if self._closed.is_set():
+            return
         target = Target(self._plan.path, self._parameters(), self._received, self._token)
         try:
             async with asyncio.timeout(self._seconds_left(OPEN_SECONDS)):
@@ -188,10 +202,10 @@ class Follow(AsyncIterator[Item]):
             return
         self._token_renewed = self.live = False
         self._silence_seconds = OPEN_SECONDS
+        self._connection = connection
         if connection is None:
             self.end = StreamEnd(status=None, reason=EndReason.TERMINAL.label, final=True, last_id=self.position)
             await self.aclose()
-        self._connection = connection
 
     def _parameters(self) -> Parameters:
         if self._received is not None or self._plan.after is None:
@@ -213,7 +227,9 @@ class Follow(AsyncIterator[Item]):
         if self._failures:
             seconds = self._seconds_left(pause(self._failures, random.random(), self._asked_seconds))
             self._asked_seconds = None
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._closed.wait()
 
     def _seconds_left(self, wanted: float) -> float:
         limit = self._plan.give_up_after_seconds
@@ -244,7 +260,7 @@ class Follow(AsyncIterator[Item]):
             await connection.close()
 
     def _set_state(self, state: State) -> None:
-        if state == self.state:
+        if self.state in (state, "ended"):
             return
         self.state = state
         if self._plan.on_state is not None:

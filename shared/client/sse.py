@@ -1,25 +1,27 @@
 """A stream over server-sent events."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import httpx
 
 from shared.client.answers import MAX_REFUSAL_BYTES, Answer
-from shared.client.connection import Cut, Frame, Target, finish
+from shared.client.connection import Cut, Frame, Target, finish, reason_of
 from shared.client.errors import Unreadable
+from shared.client.http import MakeHttp, answer_of
 from shared.protocol.sse import SseDecoder
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024  # nothing Tailrace sends comes near
-HEADERS = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-cache"}
+HEADERS = {"accept": "text/event-stream", "cache-control": "no-cache", "accept-encoding": "identity"}
 NO_READ_LIMIT = httpx.Timeout(10, read=None, pool=None)  # how long a stream may be silent is the stream's to say
 
 
 class SseConnection:
     """The body of a response, read only when asked: what is not taken stays with the kernel, and then the server."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
+    def __init__(self, http: httpx.AsyncClient, response: httpx.Response) -> None:
+        self._http = http
         self._chunks = response.aiter_bytes()
         self._decoder = SseDecoder()
         self._unfinished = 0
@@ -28,7 +30,7 @@ class SseConnection:
         try:
             chunk = await anext(self._chunks, b"")
         except (httpx.RequestError, OSError) as error:
-            raise self._cut(str(error) or type(error).__name__) from error
+            raise self._cut(reason_of(error)) from error
         if not chunk:
             raise self._cut("the connection was closed")
         frames = [Frame(message.id, message.data.encode()) for message in self._decoder.decode(chunk)]
@@ -42,11 +44,36 @@ class SseConnection:
         return Cut(text, asked_seconds=None if retry is None else retry / 1000)
 
     async def close(self) -> None:
-        await finish(self._response.aclose())
+        await finish(self._close())
+
+    async def _close(self) -> None:
+        """Then what is left in memory is read away: httpx's generators end by that, and need no task of the event
+        loop's to be ended later.
+        """
+        await self._http.aclose()
+        # RuntimeError: another task is reading just now, and ends them itself.
+        with contextlib.suppress(httpx.RequestError, httpx.StreamError, OSError, RuntimeError):
+            async for _ in self._chunks:
+                pass
 
 
-async def open_sse(http: httpx.AsyncClient, target: Target) -> SseConnection | None:
-    """Ask for the stream. None for 204. Raise Cut, Refused."""
+async def open_sse(make: MakeHttp, target: Target) -> SseConnection | None:
+    """Ask for the stream. None for 204. Raise Cut, Refused.
+
+    Each connection has an httpx client of its own, since closing that closes everything, however far it had got.
+    """
+    http, opened = make(), None
+    try:
+        opened = await _open(http, target)
+    except (httpx.RequestError, OSError) as error:
+        raise Cut(reason_of(error)) from error
+    finally:
+        if opened is None:
+            await finish(http.aclose())
+    return opened
+
+
+async def _open(http: httpx.AsyncClient, target: Target) -> SseConnection | None:
     headers = dict(HEADERS)
     if target.token is not None:
         headers["authorization"] = f"Bearer {target.token}"
@@ -55,41 +82,15 @@ async def open_sse(http: httpx.AsyncClient, target: Target) -> SseConnection | N
     request = http.build_request(
         "GET", target.path, params=list(target.parameters), headers=headers, timeout=NO_READ_LIMIT
     )
-    try:
-        response = await http.send(request, stream=True)
-    except (httpx.RequestError, OSError) as error:
-        raise Cut(str(error) or type(error).__name__) from error
-    opened = None
-    try:
-        opened = await _admitted(response)
-    finally:
-        if opened is None:
-            await finish(response.aclose())
-    return opened
-
-
-async def _admitted(response: httpx.Response) -> SseConnection | None:
+    response = await http.send(request, stream=True)
     head = Answer(response.status_code, response.headers)
     if head.status == 200 and head.media_type == "text/event-stream":
-        return SseConnection(response)
-    if head.status == 204:
+        return SseConnection(http, response)
+    answer = await answer_of(response, most=MAX_REFUSAL_BYTES)
+    if answer.status == 204:
         return None
-    answer = Answer(head.status, head.headers, await _beginning(response))
-    if head.is_transient:
+    if answer.is_transient:
         raise Cut(str(answer), asked_seconds=answer.retry_after(datetime.now(UTC)))
-    if head.status < 300:
-        raise Cut(f"the server answered {head.status} with {head.media_type or 'nothing'} where a stream was asked for")
+    if answer.status < 300:
+        raise Cut(f"the answer is {answer.status} with {answer.media_type or 'nothing'}, and no event stream")
     raise answer.error
-
-
-async def _beginning(response: httpx.Response) -> bytes:
-    """Of the body, no more than a problem document has."""
-    body = b""
-    try:
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_REFUSAL_BYTES:
-                break
-    except (httpx.RequestError, OSError):
-        pass  # the status says the most of it
-    return body[:MAX_REFUSAL_BYTES]

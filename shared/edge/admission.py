@@ -15,7 +15,7 @@ from shared.edge.problems import BadInput, Gone
 from shared.protocol.control import Gap
 from shared.protocol.errors import MalformedPosition
 from shared.protocol.filter import Filter
-from shared.protocol.position import Anchor, LogState, Position, ResetReason, parse_after
+from shared.protocol.position import MAX_SEQ, Anchor, LogState, Position, ResetReason, parse_after
 from shared.protocol.record import Record
 from shared.protocol.schema import Schema
 
@@ -120,7 +120,7 @@ class Subscription:
             return False
         start = await self.start()
         if start.reset is not None:
-            return False
+            return await self._is_past_the_end(start)
         after = start.after
         while after < start.state.head:
             page = await self.channel.read(self.filter, after, limit=100)
@@ -128,6 +128,22 @@ class Subscription:
                 return False
             after = max(page.scanned_to, after + 1)
         return True
+
+    async def _is_past_the_end(self, start: Start) -> bool:
+        """Whether the subject's newest event lies at the position or before it, though history was trimmed there: else
+        who has seen the end of what ended long ago would be sent it at every return.
+        """
+        if start.reset is not ResetReason.HISTORY_TRIMMED or self.current is None:
+            return False
+        assert isinstance(self.requested, Position)
+        return not (await self.current(self.requested.seq, MAX_SEQ)).records
+
+    def where_it_stands(self) -> Position:
+        """The position of a client that has been sent nothing yet."""
+        if isinstance(self.requested, Position):
+            return self.requested
+        state = self.arrived
+        return Position(state.epoch, state.head if self.requested is Anchor.NOW else state.start)
 
     def backfill(self, gap: Gap, epoch: str) -> str:
         """The URL that returns what a gap stands for."""

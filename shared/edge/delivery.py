@@ -8,7 +8,7 @@ the pump. Either the reader is parked or a pump runs, never both.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,12 +19,12 @@ from shared.channel.batch import Batch
 from shared.channel.log import HistoryTrimmed
 from shared.channel.reader import Reader, patiently
 from shared.channel.start import Start
-from shared.edge.admission import CurrentPage, Subscription
+from shared.edge.admission import Subscription
 from shared.edge.connection import StreamConnection, wait_writable
 from shared.edge.sinks import Message, Sink
 from shared.protocol.control import Bookmark, Control, Gap, Hello, Live, StreamEnd
 from shared.protocol.ends import EndReason
-from shared.protocol.position import MAX_SEQ, LogState
+from shared.protocol.position import MAX_SEQ, LogState, ResetReason
 from shared.protocol.record import DELETED, Record
 
 if TYPE_CHECKING:  # the registry holds deliveries, and they use its settings and counters
@@ -45,6 +45,7 @@ class Delivery:
         "_asks_the_log",
         "_closing",
         "_connection",
+        "_epoch",
         "_finished",
         "_format",
         "_live",
@@ -94,7 +95,8 @@ class Delivery:
         self._stalled = False
         self._loop = asyncio.get_running_loop()
         self.began = self.last_write = self._loop.time()
-        self.sent_seq = 0  # the seq of the last id that was sent
+        stands = subscription.where_it_stands()  # until it is sent something: the end may come before hello
+        self._epoch, self.sent_seq = stands.epoch, stands.seq  # of the last id that was sent
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,11 +170,15 @@ class Delivery:
             if reader.has_news:
                 return  # the fan-out is about to come to it: a bookmark would jump over what it brings
             reader.position = max(reader.position, self.subscription.channel.state.head)
-        payload = self._sink.heartbeat()
-        if payload is None or (reader.parked and reader.position > self.sent_seq):
-            if reader.parked:
-                self.sent_seq = reader.position
-            payload = self._sink.format.control(f"{reader.epoch}-{self.sent_seq}", Bookmark())
+        moved = reader.parked and reader.position > self.sent_seq
+        if moved:
+            self.sent_seq = reader.position
+        self._say_still_here(now, moved=moved)
+
+    def _say_still_here(self, now: float, *, moved: bool) -> None:
+        payload = None if moved else self._sink.heartbeat()
+        if payload is None:
+            payload = self._sink.format.control(f"{self._epoch}-{self.sent_seq}", Bookmark())
         self.last_write = now
         self._connection.write(self._sink.wire(payload))
 
@@ -233,6 +239,9 @@ class Delivery:
         current = self.subscription.current
         assert current is not None
         page = await self._ask(patiently, partial(current, 0, MAX_SEQ))
+        if start.resumed and page.state.epoch != start.state.epoch:  # what it has seen was of another log
+            requested = f"{start.state.epoch}-{start.after}"
+            start = Start(page.state, page.state.start, reset=ResetReason.EPOCH_CHANGED, requested=requested)
         head, seen = page.state.head, start.after if start.resumed else 0
         after = start.after if start.resumed else page.records[0].seq - 1 if page.records else head
         self._read_from(Start(page.state, head))
@@ -240,17 +249,20 @@ class Delivery:
             await self._control(after, self._hello(structs.replace(start, state=page.state, after=after)))
         if start.reset is not None:
             await self._control(after, structs.replace(start, state=page.state).reset_frame())
-        if self.subscription.filter.ends_with_subject and not page.records:
-            self.end = EndReason.ACCESS_REVOKED  # it was there a moment ago
-        while page.records and self.end is None:
-            await self._deliver(self._batch(page, seen))
+        if self.subscription.filter.ends_with_subject:
+            self.status = None  # as the page has it, not as it was when it was looked up
+            if not page.records:
+                self.end = EndReason.ACCESS_REVOKED  # it was there a moment ago
+        while page.records and self.end is None and page.state.epoch == self._epoch:  # else it is stale, and is reset
+            for records in _portions(page.records, self.subscription.channel.limits.batch_bytes):
+                await self._deliver(self._batch(page.state.epoch, records, seen))
             page = await self._ask(patiently, partial(current, page.records[-1].seq, head))
 
-    def _batch(self, page: CurrentPage, seen: int) -> Batch:
+    def _batch(self, epoch: str, records: Sequence[Record], seen: int) -> Batch:
         shown = self.subscription.filter
-        records = [record for record in page.records if record.seq > seen and shown.shows(record)]
-        end = next((r for r in page.records if r.ends is not None), None) if shown.ends_with_subject else None
-        return Batch(page.state.epoch, seen, max(seen, page.records[-1].seq), records, end=end)
+        news = [record for record in records if record.seq > seen and shown.shows(record)]
+        end = next((r for r in records if r.ends is not None), None) if shown.ends_with_subject else None
+        return Batch(epoch, seen, max(seen, records[-1].seq), news, end=end)
 
     async def _drain(self) -> bool:
         """Send all there is. True: parked at the head. False: the stream is to end."""
@@ -293,8 +305,11 @@ class Delivery:
             self.end = self.end or EndReason.ACCESS_REVOKED  # and not a word about it
             return
         if batch.items:
+            await self._wait_for_room()
+            if self.end is EndReason.ACCESS_REVOKED:
+                return  # meanwhile it has become none of the reader's business
             self._count(batch)
-            await self._write(batch.render(self._sink.format, self._render))
+            self._connection.write(batch.render(self._sink.format, self._render))
         if batch.ends is not None:
             self.status = batch.ends
             if not self._live:
@@ -325,9 +340,8 @@ class Delivery:
         if not reason.final:
             retry = self._streams.jittered_retry()
         last_id = f"{self._epoch}-{self.sent_seq}"
-        frame = StreamEnd(
-            status=self.status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry
-        )
+        status = None if reason is EndReason.ACCESS_REVOKED else self.status
+        frame = StreamEnd(status=status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry)
         await self._write(self._sink.wire(self._sink.format.control(last_id, frame)))
         message = self._sink.farewell(reason)
         if message is not None:
@@ -337,11 +351,18 @@ class Delivery:
     # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _control(self, seq: int, frame: Control) -> None:
-        self.sent_seq = seq
+        assert self._reader is not None
+        self._epoch, self.sent_seq = self._reader.epoch, seq
         await self._write(self._sink.wire(self._sink.format.control(f"{self._epoch}-{seq}", frame)))
 
     async def _write(self, wire: bytes) -> None:
-        """Write when there is room. Raise _SlowReader after too long without, ConnectionError when it is lost."""
+        """Write when there is room. Raise what `_wait_for_room` does."""
+        await self._wait_for_room()
+        self._connection.write(wire)
+        self.last_write = self._loop.time()
+
+    async def _wait_for_room(self) -> None:
+        """Raise _SlowReader when there is none for too long, ConnectionError when the connection is lost."""
         try:
             waited = await wait_writable(self._connection, self._streams.settings.slow_reader_seconds)
         except TimeoutError:
@@ -350,8 +371,6 @@ class Delivery:
             raise ConnectionResetError
         if waited > STALL_SECONDS:
             self._stalled = True
-        self._connection.write(wire)
-        self.last_write = self._loop.time()
 
     def _render(self, batch: Batch) -> bytes:
         """One message for the whole batch: runs of events, and gaps between them."""
@@ -385,10 +404,6 @@ class Delivery:
         self.sent_seq = batch.last_seq
         self.events_sent += batch.count
 
-    @property
-    def _epoch(self) -> str:
-        return self._reader.epoch if self._reader is not None else self.subscription.arrived.epoch
-
     def _hello(self, start: Start) -> Hello:
         state: LogState = start.state
         return Hello(
@@ -406,6 +421,19 @@ class Delivery:
 def jitter(milliseconds: int) -> int:
     """Within a quarter of it, so that clients that were cut off together do not come back together."""
     return round(milliseconds * random.uniform(0.75, 1.25))
+
+
+def _portions(records: Sequence[Record], max_bytes: int) -> Iterator[Sequence[Record]]:
+    """All of them in order, about so many bytes at a time."""
+    portion: list[Record] = []
+    size = 0
+    for record in records:
+        if portion and size + record.size > max_bytes:
+            yield portion
+            portion, size = [], 0
+        portion.append(record)
+        size += record.size
+    yield portion
 
 
 class _SlowReader(Exception):

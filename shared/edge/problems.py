@@ -146,6 +146,8 @@ def _as_problem(error: Exception) -> Problem | None:
         return TooLarge(str(error))
     if isinstance(error, RecursionError):
         return BadInput("the body is nested too deeply")
+    if isinstance(error, UnicodeDecodeError):  # which msgspec raises for such bytes inside a text, instead of its own
+        return BadInput(f"the body is not UTF-8: {error.reason} at byte {error.start} of a text")
     if isinstance(error, ProtocolError | msgspec.ValidationError | msgspec.DecodeError):
         return BadInput(str(error))
     return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -79,7 +80,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 "Listen on 127.0.0.1, or set TAILRACE_AUTH_OFF_BEYOND_LOOPBACK=true if that is what you want."
             )
         for name in ("runs_url", "previews_url", "public_url"):
-            if (url := getattr(self, name)) and not url.startswith(("http://", "https://")):
+            if (url := getattr(self, name)) and not is_address(url):
                 raise SettingsError(f"{PREFIX}{name.upper()} is {url!r}; give an address that begins with http://.")
         if not self.openai_api_key.strip().isascii() or not self.openai_api_key.strip().isprintable():
             raise SettingsError("TAILRACE_OPENAI_API_KEY has characters that no HTTP header can carry; set it anew.")
@@ -88,6 +89,15 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 # read by the tests, the benchmarks and the commands that are clients, not by a service
 _OTHER = ("TAILRACE_TEST_", "TAILRACE_BENCH_", "TAILRACE_URL", "TAILRACE_TOKEN")
+
+
+def is_address(text: str) -> bool:
+    """Whether it is a URL where a service may answer: http or https, a host, and a port that there is."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65535, half an IPv6 address
+        return False
 
 
 def _sentence(fault: str, environment: Mapping[str, str]) -> str:

@@ -50,12 +50,15 @@ class SnapshotDelivery(Delivery):
         super()._finish()
 
     def _revoke(self) -> None:
-        self._held = None
-        self.finish(EndReason.ACCESS_REVOKED)
+        self._let_go()
+        if self.end is None:
+            self.finish(EndReason.ACCESS_REVOKED)
+        else:  # another end waits for room: what waits before it must not leave any more
+            self.end = EndReason.ACCESS_REVOKED
 
     async def _go_live(self, seq: int) -> None:
         await super()._go_live(seq)
-        if self._pace.max_ticks == 1:
+        if self._pace.max_ticks == 1 and self.status is None:
             self.end = self.end or EndReason.MAX_TICKS
         elif self._pace.max_ticks is not None:
             self._in((self._pace.max_ticks - 1) * self._pace.interval_seconds, self._last_tick)
@@ -70,7 +73,8 @@ class SnapshotDelivery(Delivery):
         await super()._say_goodbye()
 
     async def _start_over(self) -> None:
-        self._held = None
+        self._let_go()
+        self._allowed_at = 0.0  # what follows a reset does not wait: its reader has nothing now
         await super()._start_over()
 
     # ── pace ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,12 +100,19 @@ class SnapshotDelivery(Delivery):
             return False
         wait = self._allowed_at - self._loop.time()
         if batch.ends is not None or wait <= TIMER_SLACK_SECONDS:
-            self._held = None
+            self._let_go()
             return False
         self._held = batch
         if self._release not in self._timers:
             self._in(wait, self._release)
         return True
+
+    def _let_go(self) -> None:
+        """Forget what is held. The timer too: it would release the next that is held, before its interval is over."""
+        self._held = None
+        timer = self._timers.pop(self._release, None)
+        if timer is not None:
+            timer.cancel()
 
     def _release(self) -> None:
         """The interval is over. A pump that is at work comes to it by itself."""
@@ -129,6 +140,8 @@ class SnapshotDelivery(Delivery):
     def beat(self, now: float) -> None:
         if self._held is None:
             super().beat(now)
+        elif self._reader is not None and self._reader.parked and self._connection.is_writable:
+            self._say_still_here(now, moved=False)
 
     def _in(self, seconds: float, action: Callable[[], None]) -> None:
         self._timers[action] = self._loop.call_later(seconds, action)

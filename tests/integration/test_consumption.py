@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from shared.channel.log import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
+from shared.channel.log import MAX_EVENT_BYTES
 from tests.support.consumption import (
     TASKS,
     Refusal,
@@ -437,16 +437,3 @@ async def test_an_error_is_cut_where_a_task_has_no_room_for_all_of_it(
     await (await held_run(client, task_id)).finish("failed", "y" * 2_000)
     task = await told(client, tailrace, task_id)
     assert (task["status"], task["error"]) == ("failed", "y" * 200 + "…")
-
-
-async def test_more_snapshots_than_one_transaction_takes_are_told_in_several(
-    client: httpx.AsyncClient, tailrace: Served
-) -> None:
-    result = "x" * (MAX_EVENT_BYTES - 2_000)
-    task_ids = [await new_task(client, result=result) for _ in range(MAX_COMMAND_BYTES // MAX_EVENT_BYTES + 5)]
-    async with sql(tailrace.database_url) as database, database.transaction():
-        await database.execute("SELECT FROM tasks.log FOR UPDATE")  # the consumer waits, and has all in one batch
-        for task_id in task_ids:
-            await held_run(client, task_id)
-    for task_id in task_ids:
-        assert (await told(client, tailrace, task_id))["status"] == "running"

@@ -6,18 +6,16 @@ runs service and the tasks service are processes of their own, over one database
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
-import httpx
 import pytest
-from msgspec import Struct
 
 from shared.channel.postgres import Database, PostgresEventLog
 from tests.support.consumption import (
     TASKS,
-    Connection,
+    Apart,
     Held,
+    apart,
     feed_position,
     heard,
     held_run,
@@ -26,40 +24,9 @@ from tests.support.consumption import (
     snapshots,
     task_of,
 )
-from tests.support.contract import RUNS, sql
+from tests.support.contract import RUNS
 from tests.support.readers import eventually
-from tests.support.server import ROOT, Server, running
-
-SETTINGS = {"lease_seconds": 600}
-
-
-class Apart(Struct, frozen=True):
-    """The two services, and a client of each."""
-
-    database_url: str
-    database: Connection
-    runs_server: Server
-    tasks_server: Server
-    runs: httpx.AsyncClient
-    tasks: httpx.AsyncClient
-
-    async def states(self, *task_ids: str) -> list[tuple[str, float, float | None]]:
-        """Status, done and total of each."""
-        found = [await task_of(self.tasks, task_id) for task_id in task_ids]
-        return [(task["status"], task["progress"]["done"], task["progress"]["total"]) for task in found]
-
-
-@asynccontextmanager
-async def apart(database_url: str) -> AsyncIterator[Apart]:
-    async with (
-        running(database_url, service="runs", **SETTINGS) as runs_server,
-        running(database_url, service="tasks", runs_url=runs_server.url) as tasks_server,
-        httpx.AsyncClient(base_url=runs_server.url, timeout=30) as runs,
-        httpx.AsyncClient(base_url=tasks_server.url, timeout=30) as tasks,
-        sql(database_url) as database,
-    ):
-        yield Apart(database_url, database, runs_server, tasks_server, runs, tasks)
-
+from tests.support.server import ROOT
 
 # ── ways to break it ───────────────────────────────────────────────────────────────────────────────────────────
 

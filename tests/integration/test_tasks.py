@@ -374,7 +374,13 @@ async def test_a_patch_of_another_type_is_415_naming_both(client: httpx.AsyncCli
     assert await get(client, task["id"]) == task
 
 
-@pytest.mark.parametrize("content", [b"", b"null", b"[]", b'"text"', b"5", b"{", b'{"title":"x"}{}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"null", b"[]", b'"text"', b"5", b"{", b'{"title":"x"}{}', b"\xff"),
+        *(b'{"title":"\xff"}', b'{"result":["\xed\xa0\x80"]}', b'{"\xff":1}', b'{"result":"\\ud800"}'),
+    ],
+)
 async def test_a_patch_that_is_no_object_is_400_and_stores_nothing(client: httpx.AsyncClient, content: bytes) -> None:
     task = await create(client)
     problem_of(await client.patch(of(task), content=content, headers=MERGE_PATCH), 400)

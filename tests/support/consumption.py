@@ -1,6 +1,7 @@
 """Tasks and the runs that belong to them, as tests drive them; and what the tasks service made of the runs feed."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -9,7 +10,7 @@ from msgspec import Struct
 
 from tests.support.contract import RUNS, sql
 from tests.support.readers import eventually
-from tests.support.server import lease
+from tests.support.server import Server, lease, running
 
 TASKS = "/api/v1/tasks"
 
@@ -98,11 +99,11 @@ async def run_status(client: httpx.AsyncClient, run_id: str) -> str:
 # ── the feed ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def heard(database_url: str) -> None:
+async def heard(database_url: str, tasks_database_url: str | None = None) -> None:
     """Wait until the tasks service has dealt with all that the runs log tells now, also after the log was restored or
-    trimmed. Both are in one database.
+    trimmed. Both are in one database unless told.
     """
-    async with sql(database_url) as database:
+    async with sql(database_url) as database, sql(tasks_database_url or database_url) as tasks_database:
         told = await database.fetchval(
             """SELECT greatest(oldest - 1, (SELECT max(seq) FROM runs.events WHERE type IN ('status', 'deleted')))
                FROM runs.retained"""
@@ -110,7 +111,7 @@ async def heard(database_url: str) -> None:
 
         async def is_there() -> bool:
             log = await database.fetchrow("SELECT epoch, head FROM runs.log")
-            position = await feed_position(database)
+            position = await feed_position(tasks_database)
             assert log is not None
             return position is not None and position[0] == log["epoch"] and told <= position[1] <= log["head"]
 
@@ -145,3 +146,34 @@ async def refusals(database_url: str, task_ids: Sequence[str] | None = None) -> 
             None if task_ids is None else list(task_ids),
         )
     return [Refusal(**dict(row)) for row in rows]
+
+
+# ── each in a process of its own ───────────────────────────────────────────────────────────────────────────────
+
+
+class Apart(Struct, frozen=True):
+    """The two services, and a client of each."""
+
+    database_url: str
+    database: Connection
+    runs_server: Server
+    tasks_server: Server
+    runs: httpx.AsyncClient
+    tasks: httpx.AsyncClient
+
+    async def states(self, *task_ids: str) -> list[tuple[str, float, float | None]]:
+        """Status, done and total of each."""
+        found = [await task_of(self.tasks, task_id) for task_id in task_ids]
+        return [(task["status"], task["progress"]["done"], task["progress"]["total"]) for task in found]
+
+
+@asynccontextmanager
+async def apart(database_url: str, **settings: object) -> AsyncIterator[Apart]:
+    async with (
+        running(database_url, service="runs", lease_seconds=600) as runs_server,
+        running(database_url, service="tasks", runs_url=runs_server.url, **settings) as tasks_server,
+        httpx.AsyncClient(base_url=runs_server.url, timeout=30) as runs,
+        httpx.AsyncClient(base_url=tasks_server.url, timeout=30) as tasks,
+        sql(database_url) as database,
+    ):
+        yield Apart(database_url, database, runs_server, tasks_server, runs, tasks)

@@ -35,11 +35,11 @@ class Server:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output: list[str] = []
-        self._service = service
+        self.service = service
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         given = {"database_url": database_url, "port": self.port, "log_level": "warning", **settings}
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")},
             **{f"TAILRACE_{name.upper()}": str(value) for name, value in given.items() if value != ""},
         }
@@ -51,12 +51,12 @@ class Server:
 
     async def start(self) -> None:
         """Return when it answers."""
-        command = ["-m", "services.cli", "serve", self._service]
+        command = ["-m", "services.cli", "serve", self.service]
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *command,
             cwd=ROOT,
-            env=self._environment,
+            env=self.environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=1024 * 1024,
@@ -71,7 +71,7 @@ class Server:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self.output.append(line.decode())
-            if b"http://" in line and not up.done():
+            if b"Tailrace is up" in line and not up.done():
                 up.set_result(None)
         if not up.done():
             up.set_exception(RuntimeError("the server did not start:\n" + "".join(self.output)))

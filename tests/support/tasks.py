@@ -39,6 +39,17 @@ async def create(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
     return task
 
 
+async def create_many(client: httpx.AsyncClient, count: int) -> list[dict[str, Any]]:
+    """So many tasks, a few at a time: what waits in httpx's pool costs it the square."""
+    few = asyncio.Semaphore(20)
+
+    async def one(number: int) -> dict[str, Any]:
+        async with few:
+            return await create(client, title=str(number))
+
+    return await asyncio.gather(*(one(number) for number in range(count)))
+
+
 async def patch(client: httpx.AsyncClient, task_id: str, **fields: Any) -> dict[str, Any]:
     """The task after a change of these fields."""
     answer = await client.patch(f"{TASKS}/{task_id}", json=fields)
@@ -136,6 +147,10 @@ class Stream:
         """Frames up to and including the snapshot of this revision."""
         return await self.until(lambda frame: frame.type == "snapshot" and frame.event["rev"] >= rev)
 
+    async def until_id(self, position: str) -> list[Frame]:
+        """Frames up to and including the one with this id."""
+        return await self.until(lambda frame: frame.id == position)
+
     async def rest(self) -> list[Frame]:
         """Frames up to and including stream_end; nothing may follow it."""
         seen = await self.until_type("stream_end")
@@ -181,7 +196,7 @@ async def stream(
         async with socket(f"{base}{TASKS}/ws") as opened:
             follow = {"op": "follow", "ref": REF, "channel": channel_of(path), **params}
             await opened.send(follow)
-            yield Stream(opened)
+            yield Stream(opened, REF)
         return
     async with socket(f"{base}{path}/stream{query}", subprotocol=transport, additional_headers=headers or {}) as opened:
         yield Stream(opened)

@@ -80,15 +80,20 @@ def modules(directory: str) -> list[Path]:
 
 
 def names_used(module: Path) -> Iterator[str]:
-    """Top-level names a module imports, and words it names: uvicorn takes its loop and parser by name."""
+    """Names a module imports, and words it names.
+
+    uvicorn takes its loop by name, and its parser where a module of its own says so: `httptools_impl`.
+    """
     for node in ast.walk(ast.parse(module.read_text("utf-8"))):
         match node:
             case ast.Import():
                 yield from (alias.name.partition(".")[0] for alias in node.names)
             case ast.ImportFrom(module=str(name), level=0):
-                yield name.partition(".")[0]
+                yield from (part.removesuffix("_impl") for part in name.split("."))
             case ast.keyword(value=ast.Constant(value=str(word))):
                 yield word
+            case ast.Call(func=ast.Attribute(attr="find_spec"), args=[ast.Constant(value=str(name))]):
+                yield name
 
 
 def test_no_file_names_a_package_registry() -> None:
