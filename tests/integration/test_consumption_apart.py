@@ -186,7 +186,7 @@ async def each_change_was_told_once(client: httpx.AsyncClient) -> int:
 
 
 TAKEN = "a turn was taken"
-WAITS = "the runs feed waits for the database"
+WAITS = "a feed waits for the database"
 
 # ── standbys ───────────────────────────────────────────────────────────────────────────────────────────────────
 
