@@ -60,6 +60,7 @@ class PreviewsService:
             directory=directory,
             sockets=sockets_of(directory, host_of(directory)),
             limits=_limits(settings),
+            check_seconds=settings.preview_check_seconds,
             files=lambda preview_id: store.files(database, preview_id),
         )
         self._programs = Programs(

@@ -40,7 +40,7 @@ LIMITS_TOLD = {
     "processes": "it had more processes than it may",
     "lost": "what watched over it was killed",
 }
-CHECK_SECONDS, CHECKS_MISSED = 30.0, 2  # most programs log each request, and these too
+CHECKS_MISSED = 2
 GRACE_SECONDS = 5.0
 SHUTDOWN_GRACE_SECONDS = 1.0
 
@@ -54,6 +54,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     directory: Path
     sockets: Path
     limits: Limits
+    check_seconds: float  # between two questions whether it is well: most programs log each request, and these too
     files: Callable[[str], Awaitable[Mapping[str, str]]]  # of a preview, by its id
 
 
@@ -223,7 +224,7 @@ class Program:
         assert self.health is not None
         missed = 0
         while True:
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(self._around.check_seconds)
             missed = 0 if await self.health.is_well() else missed + 1
             if missed == CHECKS_MISSED and self.preview.status == "running":
                 await self._move("unhealthy", message="it does not answer")

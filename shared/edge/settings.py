@@ -45,6 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     preview_domain: str = "localhost"
     preview_isolation: Literal["", "bubblewrap", "uid", "process"] = ""
     preview_ttl_seconds: Annotated[float, Meta(gt=0, le=7 * 86_400)] = 3_600.0
+    preview_check_seconds: Annotated[float, Meta(ge=0.05, le=3_600)] = 30.0
     previews_per_tenant: Annotated[int, Meta(ge=0, le=10_000)] = 10
     preview_memory_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024)] = 512 * 1024 * 1024
     preview_disk_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 512 * 1024 * 1024

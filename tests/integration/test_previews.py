@@ -36,8 +36,9 @@ from tests.support.previews import (
     tell,
 )
 from tests.support.previews import frames_to_end as frames_of
+from tests.support.readers import eventually
 
-SETTINGS = {"previews_per_tenant": 30, "preview_ttl_seconds": 600}
+SETTINGS = {"previews_per_tenant": 30, "preview_ttl_seconds": 600, "preview_check_seconds": 0.3}
 
 WSGI = """\
 def app(environ, start_response):
@@ -263,6 +264,52 @@ async def test_a_module_that_cannot_be_imported_fails_with_its_traceback(client:
     assert "ModuleNotFoundError: No module named 'nothing_like_this'" in preview["tail"]
     logs = events_of(await read_to_end(client, generation, after="start"), "log")
     assert {event["level"] for event in logs if "Traceback" in event["message"]} == {"ERROR"}
+
+
+async def test_one_that_does_not_answer_any_more_is_unhealthy_and_running_again_when_it_does(
+    client: httpx.AsyncClient,
+) -> None:
+    generation = new_generation()
+    await running(client, generation)
+    async with sse(client, generation, after="start", types="preview_status,ready") as stream:
+        await tell(client, generation, "status['/health'] = 500")
+        seen = await stream.until(is_status("unhealthy"))
+        assert event_of(seen[-1])["message"] == "it does not answer"
+        preview = await get(client, generation)
+        assert (preview["status"], preview["exit"]) == ("unhealthy", None)
+        assert await tell(client, generation, "answer = 'still there'") == "still there"
+        for _ in range(2):  # and it may happen again
+            await tell(client, generation, "status['/health'] = 200")
+            seen += await stream.until(is_status("running"))
+            assert "message" not in event_of(seen[-1])
+            await tell(client, generation, "status['/health'] = 500")
+            seen += await stream.until(is_status("unhealthy"))
+        preview = await stop(client, generation)
+        seen += await stream.rest()
+    up_and_down = ["unhealthy", "running", "unhealthy", "running", "unhealthy"]
+    assert statuses(seen) == ["preparing", "starting", "running", *up_and_down, "stopping", "stopped"]
+    assert len(events_of(seen, "ready")) == 1
+    assert preview["status"] == "stopped"
+
+
+async def test_one_answer_that_is_missed_makes_nobody_unhealthy(client: httpx.AsyncClient) -> None:
+    generation = new_generation()
+    flaky = "asked = globals().get('asked', 0) + (path == '/health')\n"
+    flaky += "            status['/health'] = 500 if asked > 1 and asked % 2 else 200\n            answer = "
+    code = SERVE.replace("answer = ", flaky)
+    await running(client, generation, code)
+
+    async def is_asked_often() -> bool:
+        return int(await tell(client, generation, "answer = asked")) > 8
+
+    await eventually(is_asked_often, "its health is asked for")
+    assert statuses(await _read_until_live(client, generation)) == ["preparing", "starting", "running"]
+    await stop(client, generation)
+
+
+async def _read_until_live(client: httpx.AsyncClient, generation: str) -> list[Any]:
+    async with sse(client, generation, after="start") as stream:
+        return await stream.until(lambda message: message.event == "live")
 
 
 # ── its end ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -46,8 +46,8 @@ class Supervisor:
         await _readable(self._control.fileno())
         try:
             message = self._control.recv(MESSAGE_BYTES)
-        except ConnectionResetError:
-            return None
+        except ConnectionResetError:  # it has gone and left something unread; what it had said comes after this error
+            message = self._control.recv(MESSAGE_BYTES)
         return json.loads(message) if message else None
 
     def kill(self) -> None:

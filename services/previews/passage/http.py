@@ -12,26 +12,65 @@ from shared.channel.tasks import end
 from shared.edge.problems import MEDIA_TYPE, http_document
 
 CONNECT_SECONDS = 5.0
+MAX_STATUS, BODILESS = 599, (204, 304)
 TIMEOUT = {"connect": CONNECT_SECONDS, "read": None, "write": None, "pool": None}  # how long it works is its affair
+
+
+class _Left(Exception):
+    """The caller has gone before its body was complete."""
+
+
+class _Caller:
+    """Who asks: its body is read as fast as the program takes it, and then whether it is still there."""
+
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scope = scope
+        self.send = send
+        self.has_body = not {name for name, _ in scope["headers"]}.isdisjoint((b"content-length", b"transfer-encoding"))
+        self._receive = receive
+        self._read = asyncio.Event()  # the body, or as much of it as the program wanted
+        if not self.has_body:
+            self.has_been_read()
+
+    def has_been_read(self) -> None:
+        self._read.set()
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Raise _Left: a body that merely ended here would be a complete one for the program."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise _Left
+            if message.get("body"):
+                yield message["body"]
+            if not message.get("more_body"):
+                self.has_been_read()
+                return
+
+    async def left(self) -> None:
+        """Wait until it has gone. While its body is being read, that reading notices."""
+        await self._read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
 
 async def hand_through(scope: Any, receive: Any, send: Any, way: Way) -> None:
     """Answer a request with the program's answer."""
-    gone = asyncio.Event()
+    caller = _Caller(scope, receive, send)
     request = httpx.Request(
         scope["method"],
-        httpx.URL("http://preview/").copy_with(raw_path=way.target),
+        "http://preview/",
         headers=_request_headers(scope, way.door),
-        content=_body(receive, gone) if _has_body(scope) else None,
-        extensions={"timeout": TIMEOUT},
+        content=caller.body() if caller.has_body else None,
+        extensions={"timeout": TIMEOUT, "target": way.target},  # a URL of httpx's would be put in order
     )
-    async with httpx.AsyncHTTPTransport(uds=str(way.socket)) as transport:
-        answering = asyncio.create_task(_answer(transport, request, send, scope, way.door))
-        leaving = asyncio.create_task(_left(receive, gone, has_body=_has_body(scope)))
+    async with httpx.AsyncHTTPTransport(uds=str(way.socket), verify=False) as transport:  # TLS takes 30 ms to set up
+        answering = asyncio.create_task(_answer(transport, request, caller, way.door), name="answer")
+        leaving = asyncio.create_task(caller.left(), name="caller")
         try:
             await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end(leaving, answering if not answering.done() else None)
+            await end(leaving, answering)
         if answering.done() and not answering.cancelled():
             answering.result()
 
@@ -42,47 +81,29 @@ def _request_headers(scope: Any, door: Door) -> list[tuple[bytes, bytes]]:
     return inward(scope["headers"], door, host=host, scheme=scope["scheme"], client=client)
 
 
-def _has_body(scope: Any) -> bool:
-    names = {name for name, _ in scope["headers"]}
-    return b"content-length" in names or b"transfer-encoding" in names
-
-
-async def _body(receive: Any, gone: asyncio.Event) -> AsyncIterator[bytes]:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            gone.set()
-            return
-        if message.get("body"):
-            yield message["body"]
-        if not message.get("more_body"):
-            return
-
-
-async def _left(receive: Any, gone: asyncio.Event, *, has_body: bool) -> None:
-    """Returns when the caller has gone. While its body is being read, that reading notices."""
-    if has_body:
-        await gone.wait()
-        return
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _answer(
-    transport: httpx.AsyncHTTPTransport, request: httpx.Request, send: Any, scope: Any, door: Door
-) -> None:
+async def _answer(transport: httpx.AsyncHTTPTransport, request: httpx.Request, caller: _Caller, door: Door) -> None:
     try:
         response = await transport.handle_async_request(request)
-    except (httpx.RequestError, OSError) as error:
-        await refuse(send, scope, 502, f"the program did not answer: {str(error) or type(error).__name__}")
+    except _Left:
         return
+    except (httpx.RequestError, OSError) as error:
+        detail = f"the program did not answer: {str(error) or type(error).__name__}"
+        await refuse(caller.send, caller.scope, 502, detail)
+        return
+    caller.has_been_read()  # what the program has not waited for it will not get
     try:
+        status = response.status_code
+        if status > MAX_STATUS:
+            await refuse(caller.send, caller.scope, 502, f"the program answered with {status}, which is no status")
+            return
         headers = outward(response.headers.raw, door)
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        if status in BODILESS:  # the length of what there would be: our server would wait for that much
+            headers = [(name, value) for name, value in headers if name != b"content-length"]
+        await caller.send({"type": "http.response.start", "status": status, "headers": headers})
         assert isinstance(response.stream, httpx.AsyncByteStream)
         async for chunk in response.stream:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await caller.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await caller.send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
         await response.aclose()
 
