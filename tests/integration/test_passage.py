@@ -310,7 +310,7 @@ async def ticket_for(client: httpx.AsyncClient, generation: str) -> str:
 
 
 def host_of(preview: dict[str, Any]) -> str:
-    return urlsplit(preview["url"]).netloc
+    return urlsplit(str(preview["url"])).netloc
 
 
 async def enter(client: httpx.AsyncClient, preview: dict[str, Any]) -> str:
