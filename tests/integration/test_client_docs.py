@@ -77,7 +77,7 @@ def stored(directory: Path) -> dict[str, str]:
 async def test_publishing(client: httpx.AsyncClient, tailrace: Served, capsys: pytest.CaptureFixture[str]) -> None:
     async with in_time():
         await run_example("publish", tailrace.url)
-    everything = {"after": "start", "types": "*", "limit": 1000}
+    everything: dict[str, str | int] = {"after": "start", "types": "*", "limit": 1000}
     page = (await client.get("/api/v1/sessions/colony-7/events", params=everything)).json()
     assert page["data"][0]["id"] == capsys.readouterr().out.strip()
     assert [frame["event"]["number"] for frame in page["data"][1:]] == list(range(999))
