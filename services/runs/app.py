@@ -1,7 +1,5 @@
 """The composition root of the runs service."""
 
-import asyncio
-import logging
 from collections.abc import Mapping
 
 from services.runs.api import HANDLERS
@@ -15,16 +13,14 @@ from services.runs.sessions import Sessions
 from services.runs.store import STEPS, RunStore
 from services.runs.subscriptions import Subscriptions
 from shared.channel.channel import Channel, ChannelLimits
-from shared.channel.log import LogUnavailable
 from shared.channel.postgres import Database, PostgresEventLog
 from shared.channel.retention import Retention
 from shared.edge import metrics
 from shared.edge.app import build_app
+from shared.edge.checks import log_checks
 from shared.edge.idempotency import Answers
 from shared.edge.settings import Settings
 from shared.edge.streams import Streams
-
-log = logging.getLogger("tailrace.runs")
 
 
 class RunsService:
@@ -71,17 +67,5 @@ class RunsService:
         await self.channel.close()
 
     async def checks(self) -> Mapping[str, str]:
-        failing = [*self.channel.failures(), *self._housekeeping.failing(), *self._retention.failing()]
-        return {
-            "database": await self._database_check(),
-            "listen": "ok" if self._log.listening else "news come by polling until the connection is back",
-            "tasks": f"not working: {', '.join(failing)}" if failing else "ok",
-        }
-
-    async def _database_check(self) -> str:
-        try:
-            async with asyncio.timeout(2):
-                await self.channel.ask()
-        except (LogUnavailable, TimeoutError) as error:
-            return str(error) or "no answer within 2 s"
-        return "ok"
+        failing = [*self._housekeeping.failing(), *self._retention.failing()]
+        return await log_checks(self.channel, self._log, failing)

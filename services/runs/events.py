@@ -10,7 +10,7 @@ from shared.protocol.schema import Delivery, Event, Schema
 MAX_SNIPPET_CHARACTERS = 200
 
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # what JavaScript can hold
-WorkerId = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+WorkerId = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+(?!\n)$")]
 
 RunStatus = Literal["queued", "running", "waiting_input", "cancelling", "completed", "failed", "cancelled", "timed_out"]
 TERMINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})

@@ -75,6 +75,7 @@ class RunView(Struct, frozen=True, kw_only=True):
     """A run as the API shows it. `last_position` is the position of its newest event."""
 
     id: str
+    tenant: str
     task: str
     mode: Mode
     runner: str
@@ -105,6 +106,7 @@ def view(run: Run, epoch: str) -> RunView:
     """What is shown of it."""
     return RunView(
         id=run.id,
+        tenant=run.tenant,
         task=run.task,
         mode=run.mode,
         runner=run.runner,

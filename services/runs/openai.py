@@ -222,7 +222,7 @@ class _Conversation:
     def _decode(self, data: str) -> _Chunk:
         try:
             chunk = _chunk_decoder.decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             text = f"the endpoint sent a chunk that is not understood: {self._hide(data)[:80]!r}"
             raise UpstreamError("upstream_malformed", text, retry=True) from None
         if chunk.error is not None:
@@ -268,7 +268,7 @@ def _words(body: bytes) -> str:
     try:
         error: Any = msgspec.json.decode(body)["error"]
         return str(error["message"] if isinstance(error, dict) else error)
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         return body.decode(errors="replace").strip()
 
 

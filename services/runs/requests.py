@@ -6,12 +6,7 @@ from msgspec import Meta, Raw, Struct
 
 from services.runs.model import FinishStatus, Mode, RunView
 from services.runs.steps import Lease
-
-Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._:/@-]+$")]
-Reference = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Text = Annotated[str, Meta(max_length=100_000, pattern=r"^[^\x00]*$")]
-
-MAX_PARAMS_DEPTH = 100
+from shared.edge.fields import Name, Reference, Text, check_depth
 
 
 class CreateRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,15 +23,7 @@ class CreateRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
 
     def __post_init__(self) -> None:
-        if _is_deeper(self.params, MAX_PARAMS_DEPTH):
-            raise ValueError(f"params is nested too deeply: at most {MAX_PARAMS_DEPTH} levels are taken")
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether containers lie in more than `levels` others. What is stored must be readable wherever it is nested."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    return isinstance(value, list) and (levels == 0 or any(_is_deeper(item, levels - 1) for item in value))
+        check_depth("params", self.params)
 
 
 class CreateBatch(CreateRun, frozen=True, kw_only=True, forbid_unknown_fields=True):

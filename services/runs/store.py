@@ -1,14 +1,16 @@
 """The runs service's SQL: its tables, and rows to Runs and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from services.runs.model import Run
 from services.runs.summary import Summary
+from shared.channel.log import Rows
 from shared.edge import idempotency
+from shared.edge.listing import Listing
 
 STEPS = (
     """
@@ -57,14 +59,6 @@ FIELDS = Run.__struct_fields__
 FILTERS = ("status", "runner", "mode", "session_id", "task_id")
 
 
-class Rows(Protocol):
-    """A transaction of a change, or the pool."""
-
-    async def fetch(self, sql: str, *args: Any) -> list[Any]: ...
-
-    async def fetchrow(self, sql: str, *args: Any) -> Any: ...
-
-
 class RunStore:
     """Every statement takes the tenant, except those of the service's own housekeeping. `pool` is for plain reads."""
 
@@ -106,24 +100,9 @@ class RunStore:
         now: datetime = (await rows.fetchrow("SELECT clock_timestamp() AS now"))["now"]
         return now
 
-    async def page(
-        self, rows: Rows, tenant: str, *, filters: Mapping[str, str], before: str | None, limit: int
-    ) -> tuple[list[Run], str, int]:
-        """Runs newest first, and the log's epoch and head of the same snapshot."""
-        args: list[Any] = [tenant, limit]
-        where = ["tenant = $1"]
-        for field, value in filters.items():
-            args.append(value)
-            where.append(f"{field} = ${len(args)}")
-        if before is not None:
-            args.append(before)
-            where.append(f"id < ${len(args)}")
-        found = await rows.fetch(
-            f"""SELECT l.epoch AS log_epoch, l.head AS log_head, r.* FROM {self._s}.log l LEFT JOIN LATERAL (
-                SELECT * FROM {self._s}.runs WHERE {" AND ".join(where)} ORDER BY id DESC LIMIT $2) r ON true
-                ORDER BY r.id DESC""",
-            *args,
-        )
+    async def page(self, rows: Rows, tenant: str, asked: Listing) -> tuple[list[Run], str, int]:
+        """Runs newest first, one more than asked for if there is one; and the log's epoch and head of that snapshot."""
+        found = await rows.fetch(*asked.query(self._s, "runs", tenant))
         runs = [run for row in found if (run := _run(row)) is not None]
         return runs, found[0]["log_epoch"], found[0]["log_head"]
 

@@ -36,15 +36,19 @@ class EventTooLarge(LogError):
     """One event's JSON, or one command's together, is beyond the limit."""
 
 
-class Transaction(Protocol):
-    """What a checked change works with: rows, and the place its events will get."""
-
-    epoch: str
-    next_seq: int
+class Rows(Protocol):
+    """Where rows come from: the transaction of a change, or the pool."""
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]: ...
 
     async def fetchrow(self, sql: str, *args: Any) -> Any: ...
+
+
+class Transaction(Rows, Protocol):
+    """What a checked change works with: rows, and the place its events will get."""
+
+    epoch: str
+    next_seq: int
 
     async def execute(self, sql: str, *args: Any) -> object: ...
 

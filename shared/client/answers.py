@@ -43,7 +43,7 @@ class Answer(Struct, frozen=True):
         if self.is_json:
             try:
                 document = msgspec.json.decode(self.body)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 document = None
             if isinstance(document, dict):
                 return document

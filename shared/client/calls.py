@@ -136,5 +136,5 @@ def _read(answer: Answer) -> Any:
         return None
     try:
         return msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(f"the server's JSON cannot be read ({error}): {answer.body[:60]!r}") from error

@@ -54,7 +54,7 @@ class SocketConnection:
             raise self._closed(closed) from closed
         try:
             return [Frame(wire.id, bytes(wire.event)) for wire in _messages.decode(message)]
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unreadable(f"a message is no array of frames ({error}): {message[:60]!r}") from error
 
     def _closed(self, closed: ConnectionClosed) -> Exception:

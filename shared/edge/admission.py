@@ -1,10 +1,11 @@
 """Admission: what a request for a stream or for events asks for, checked before the first byte goes out."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import quote
 
+from litestar import Request, WebSocket
 from litestar.connection import ASGIConnection
 from msgspec import Meta, Struct, structs
 
@@ -14,11 +15,17 @@ from shared.edge.problems import BadInput, Gone
 from shared.protocol.control import Gap
 from shared.protocol.errors import MalformedPosition
 from shared.protocol.filter import Filter
-from shared.protocol.position import Anchor, LogState, Position, ResetReason, parse_after
+from shared.protocol.position import MAX_SEQ, Anchor, LogState, Position, ResetReason, parse_after
+from shared.protocol.record import Record
 from shared.protocol.schema import Schema
 
 LISTS = ("run", "types")  # parameters that may be repeated
-Connection = ASGIConnection[Any, Any, Any, Any]
+STREAM_PARAMETERS = ("after", "types", "lossless", "on_reset")
+POLL_PARAMETERS = ("after", "until", "types", "limit", "wait", "on_reset")
+
+Connection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+AnyWebSocket: TypeAlias = WebSocket[Any, Any, Any]
 
 
 class Malformed(Struct, frozen=True):
@@ -28,12 +35,39 @@ class Malformed(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class CurrentPage:
+    """The newest event of each key, in the order of the log, as one snapshot of the database saw them."""
+
+    records: tuple[Record, ...]
+    state: LogState
+
+
+Current: TypeAlias = Callable[[int, int], Awaitable[CurrentPage]]
+"""Called with two seqs: the next of the newest events above the first and not above the second; none when all were
+told. Those that were replaced meanwhile are missing: their successors lie above the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a stream of snapshots is slowed down: at most one per interval, and an end after so many of them.
+
+    `watch` is told what to call when the subject is no longer the reader's to see; it returns what ends the watch.
+    """
+
+    interval_seconds: float
+    max_ticks: int | None
+    watch: Callable[[Callable[[], object]], Callable[[], object]]
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """What somebody is to be sent.
 
     `arrived` is the log as this process knew it before the subject was looked up, so that `now` cannot lie after an
     end that the look-up did not see. `ended` is the subject's terminal status if it was over already. `primary` is the
     stream's primary type. `events_url` is the polling twin. `history` shows what is replayed, where that is less.
+    `current` tells the newest event of each key: what a reset is followed by, and, if `jumps`, what the stream begins
+    with. `pace` is that of a stream of snapshots.
     """
 
     channel: Channel
@@ -46,6 +80,13 @@ class Subscription:
     primary: str | None = None
     ended: str | None = None
     history: Filter | None = None
+    current: Current | None = None
+    jumps: bool = False
+    pace: Pace | None = None
+
+    def begins_with_current(self, start: Start) -> bool:
+        """Whether the newest event of each key is sent, in place of what lies between `start` and the head."""
+        return self.current is not None and (self.jumps or start.reset is not None)
 
     async def start(self) -> Start:
         """Where it begins. Raise Gone when that needs a reset and the client asked for an error; LogUnavailable."""
@@ -71,11 +112,11 @@ class Subscription:
 
     async def has_nothing_more(self) -> bool:
         """Whether the subject has ended and nothing that the filter shows lies after the position: then 204."""
-        if self.ended is None:
+        if self.ended is None or (self.jumps and not isinstance(self.requested, Position)):
             return False
         start = await self.start()
         if start.reset is not None:
-            return False
+            return await self._is_past_the_end(start)
         after = start.after
         while after < start.state.head:
             page = await self.channel.read(self.filter, after, limit=100)
@@ -83,6 +124,22 @@ class Subscription:
                 return False
             after = max(page.scanned_to, after + 1)
         return True
+
+    async def _is_past_the_end(self, start: Start) -> bool:
+        """Whether the subject's newest event lies at the position or before it, though history was trimmed there: else
+        who has seen the end of what ended long ago would be sent it at every return.
+        """
+        if start.reset is not ResetReason.HISTORY_TRIMMED or self.current is None:
+            return False
+        assert isinstance(self.requested, Position)
+        return not (await self.current(self.requested.seq, MAX_SEQ)).records
+
+    def where_it_stands(self) -> Position:
+        """The position of a client that has been sent nothing yet."""
+        if isinstance(self.requested, Position):
+            return self.requested
+        state = self.arrived
+        return Position(state.epoch, state.head if self.requested is Anchor.NOW else state.start)
 
     def backfill(self, gap: Gap, epoch: str) -> str:
         """The URL that returns what a gap stands for."""
@@ -137,6 +194,9 @@ class Ask(Struct, frozen=True):
         ended: str | None = None,
         endless: bool = False,
         history: Filter | None = None,
+        current: Current | None = None,
+        jumps: bool = False,
+        pace: Pace | None = None,
     ) -> Subscription:
         """The subscription. `endless`: the stream goes on whatever becomes of its subjects."""
         return Subscription(
@@ -150,6 +210,9 @@ class Ask(Struct, frozen=True):
             primary=primary,
             ended=ended,
             history=history,
+            current=current,
+            jumps=jumps,
+            pace=pace,
         )
 
 

@@ -33,7 +33,11 @@ PARAMETERS: Mapping[str, str] = {
     "mode": "only of this mode",
     "session_id": "only of this session",
     "task_id": "only of this task",
+    "kind": "only of this kind",
+    "generation_id": "only of this generation",
     "cursor": "the next_cursor of the page before",
+    "interval": "seconds between two snapshots, from 0.1 to 10",
+    "max_ticks": "the stream ends after so many intervals, the first snapshot being the first",
 }
 
 
@@ -92,8 +96,9 @@ def _check_media_type(connection: ASGIConnection[Any, Any, Any, Any], handler: B
     if getattr(handler, "parsed_data_field", None) is None:
         return
     given = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != "application/json":
-        raise WrongMedia(f"the body must be application/json; the request says {given[:80] or 'nothing'}")
+    allowed = handler.opt.get("media_types", ("application/json",))
+    if given not in allowed:
+        raise WrongMedia(f"the body must be {' or '.join(allowed)}; the request says {given[:80] or 'nothing'}")
 
 
 def _document(app: Litestar) -> None:

@@ -8,9 +8,11 @@ the pump. Either the reader is parked or a pump runs, never both.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import structs
 
 import shared
 from shared.channel.batch import Batch
@@ -22,8 +24,8 @@ from shared.edge.connection import StreamConnection, wait_writable
 from shared.edge.sinks import Message, Sink
 from shared.protocol.control import Bookmark, Control, Gap, Hello, Live, StreamEnd
 from shared.protocol.ends import EndReason
-from shared.protocol.position import LogState
-from shared.protocol.record import Record
+from shared.protocol.position import MAX_SEQ, LogState, ResetReason
+from shared.protocol.record import DELETED, Record
 
 if TYPE_CHECKING:  # the registry holds deliveries, and they use its settings and counters
     from shared.edge.streams import Streams
@@ -43,6 +45,7 @@ class Delivery:
         "_asks_the_log",
         "_closing",
         "_connection",
+        "_epoch",
         "_finished",
         "_format",
         "_live",
@@ -92,7 +95,8 @@ class Delivery:
         self._stalled = False
         self._loop = asyncio.get_running_loop()
         self.began = self.last_write = self._loop.time()
-        self.sent_seq = 0  # the seq of the last id that was sent
+        stands = subscription.where_it_stands()  # until it is sent something: the end may come before hello
+        self._epoch, self.sent_seq = stands.epoch, stands.seq  # of the last id that was sent
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,11 +170,15 @@ class Delivery:
             if reader.has_news:
                 return  # the fan-out is about to come to it: a bookmark would jump over what it brings
             reader.position = max(reader.position, self.subscription.channel.state.head)
-        payload = self._sink.heartbeat()
-        if payload is None or (reader.parked and reader.position > self.sent_seq):
-            if reader.parked:
-                self.sent_seq = reader.position
-            payload = self._sink.format.control(f"{reader.epoch}-{self.sent_seq}", Bookmark())
+        moved = reader.parked and reader.position > self.sent_seq
+        if moved:
+            self.sent_seq = reader.position
+        self._say_still_here(now, moved=moved)
+
+    def _say_still_here(self, now: float, *, moved: bool) -> None:
+        payload = None if moved else self._sink.heartbeat()
+        if payload is None:
+            payload = self._sink.format.control(f"{self._epoch}-{self.sent_seq}", Bookmark())
         self.last_write = now
         self._connection.write(self._sink.wire(payload))
 
@@ -201,8 +209,20 @@ class Delivery:
         self._finish()
 
     async def _begin(self) -> None:
+        start = await self._ask(patiently, self.subscription.start)
+        self._streams.count_start(start)
+        if self.subscription.begins_with_current(start):
+            await self._begin_with_current(start, hello=True)
+            return
+        self._read_from(start)
+        await self._control(start.after, self._hello(start))
+        if start.reset is not None:
+            await self._control(start.after, start.reset_frame())
+
+    def _read_from(self, start: Start) -> None:
         subscription = self.subscription
-        start = await self._ask(patiently, subscription.start)
+        if self._reader is not None:
+            self._reader.close()
         self._reader = Reader(
             subscription.channel,
             subscription.filter,
@@ -210,10 +230,39 @@ class Delivery:
             lossless=subscription.lossless,
             history=subscription.history,
         )
-        self._streams.count_start(start)
-        await self._control(start.after, self._hello(start))
+
+    async def _begin_with_current(self, start: Start, *, hello: bool) -> None:
+        """Send the newest event of each key in place of history, and go on from the head they were the newest at.
+
+        Each frame's id is such that whoever is cut off after it and resumes there gets what is missing.
+        """
+        current = self.subscription.current
+        assert current is not None
+        page = await self._ask(patiently, partial(current, 0, MAX_SEQ))
+        if start.resumed and page.state.epoch != start.state.epoch:  # what it has seen was of another log
+            requested = f"{start.state.epoch}-{start.after}"
+            start = Start(page.state, page.state.start, reset=ResetReason.EPOCH_CHANGED, requested=requested)
+        head, seen = page.state.head, start.after if start.resumed else 0
+        after = start.after if start.resumed else page.records[0].seq - 1 if page.records else head
+        self._read_from(Start(page.state, head))
+        if hello:
+            await self._control(after, self._hello(structs.replace(start, state=page.state, after=after)))
         if start.reset is not None:
-            await self._control(start.after, start.reset_frame())
+            await self._control(after, structs.replace(start, state=page.state).reset_frame())
+        if self.subscription.filter.ends_with_subject:
+            self.status = None  # as the page has it, not as it was when it was looked up
+            if not page.records:
+                self.end = EndReason.ACCESS_REVOKED  # it was there a moment ago
+        while page.records and self.end is None and page.state.epoch == self._epoch:  # else it is stale, and is reset
+            for records in _portions(page.records, self.subscription.channel.limits.batch_bytes):
+                await self._deliver(self._batch(page.state.epoch, records, seen))
+            page = await self._ask(patiently, partial(current, page.records[-1].seq, head))
+
+    def _batch(self, epoch: str, records: Sequence[Record], seen: int) -> Batch:
+        shown = self.subscription.filter
+        news = [record for record in records if record.seq > seen and shown.shows(record)]
+        end = next((r for r in records if r.ends is not None), None) if shown.ends_with_subject else None
+        return Batch(epoch, seen, max(seen, records[-1].seq), news, end=end)
 
     async def _drain(self) -> bool:
         """Send all there is. True: parked at the head. False: the stream is to end."""
@@ -221,8 +270,7 @@ class Delivery:
             reader = self._reader
             assert reader is not None
             if not self._live and not reader.is_history:
-                self._live = True
-                await self._control(reader.position, Live(replayed=self.events_sent))
+                await self._go_live(reader.position)
                 if self.status is not None:
                     self.end = EndReason.TERMINAL
                 continue
@@ -235,6 +283,7 @@ class Delivery:
             except HistoryTrimmed:
                 await self._start_over()
                 continue
+            batch = batch or self._overdue()
             if batch is None:
                 self._stalled = False
                 reader.park(self)  # in the same step as the take: nothing can come between them
@@ -252,21 +301,38 @@ class Delivery:
             self._asks_the_log = False
 
     async def _deliver(self, batch: Batch) -> None:
+        if batch.ends == DELETED:
+            self.end = self.end or EndReason.ACCESS_REVOKED  # and not a word about it
+            return
         if batch.items:
+            await self._wait_for_room()
+            if self.end is EndReason.ACCESS_REVOKED:
+                return  # meanwhile it has become none of the reader's business
             self._count(batch)
-            await self._write(batch.render(self._sink.format, self._render))
+            self._connection.write(batch.render(self._sink.format, self._render))
         if batch.ends is not None:
             self.status = batch.ends
             if not self._live:
-                self._live = True
-                await self._control(batch.upto, Live(replayed=self.events_sent))
+                await self._go_live(batch.upto)
             self.end = self.end or EndReason.TERMINAL
+
+    def _overdue(self) -> Batch | None:
+        """What was held back and may go out now."""
+        return None
+
+    async def _go_live(self, seq: int) -> None:
+        """What was sent so far is history."""
+        self._live = True
+        await self._control(seq, Live(replayed=self.events_sent))
 
     async def _start_over(self) -> None:
         assert self._reader is not None
         start = await self._ask(self._reader.restart)
         self._streams.count_start(start)
-        await self._control(start.after, start.reset_frame())
+        if self.subscription.begins_with_current(start):
+            await self._begin_with_current(start, hello=False)
+        else:
+            await self._control(start.after, start.reset_frame())
 
     async def _say_goodbye(self) -> None:
         assert self.end is not None
@@ -274,9 +340,8 @@ class Delivery:
         if not reason.final:
             retry = self._streams.jittered_retry()
         last_id = f"{self._epoch}-{self.sent_seq}"
-        frame = StreamEnd(
-            status=self.status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry
-        )
+        status = None if reason is EndReason.ACCESS_REVOKED else self.status
+        frame = StreamEnd(status=status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry)
         await self._write(self._sink.wire(self._sink.format.control(last_id, frame)))
         message = self._sink.farewell(reason)
         if message is not None:
@@ -286,11 +351,18 @@ class Delivery:
     # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _control(self, seq: int, frame: Control) -> None:
-        self.sent_seq = seq
+        assert self._reader is not None
+        self._epoch, self.sent_seq = self._reader.epoch, seq
         await self._write(self._sink.wire(self._sink.format.control(f"{self._epoch}-{seq}", frame)))
 
     async def _write(self, wire: bytes) -> None:
-        """Write when there is room. Raise _SlowReader after too long without, ConnectionError when it is lost."""
+        """Write when there is room. Raise what `_wait_for_room` does."""
+        await self._wait_for_room()
+        self._connection.write(wire)
+        self.last_write = self._loop.time()
+
+    async def _wait_for_room(self) -> None:
+        """Raise _SlowReader when there is none for too long, ConnectionError when the connection is lost."""
         try:
             waited = await wait_writable(self._connection, self._streams.settings.slow_reader_seconds)
         except TimeoutError:
@@ -299,8 +371,6 @@ class Delivery:
             raise ConnectionResetError
         if waited > STALL_SECONDS:
             self._stalled = True
-        self._connection.write(wire)
-        self.last_write = self._loop.time()
 
     def _render(self, batch: Batch) -> bytes:
         """One message for the whole batch: runs of events, and gaps between them."""
@@ -334,10 +404,6 @@ class Delivery:
         self.sent_seq = batch.last_seq
         self.events_sent += batch.count
 
-    @property
-    def _epoch(self) -> str:
-        return self._reader.epoch if self._reader is not None else self.subscription.arrived.epoch
-
     def _hello(self, start: Start) -> Hello:
         state: LogState = start.state
         return Hello(
@@ -355,6 +421,19 @@ class Delivery:
 def jitter(milliseconds: int) -> int:
     """Within a quarter of it, so that clients that were cut off together do not come back together."""
     return round(milliseconds * random.uniform(0.75, 1.25))
+
+
+def _portions(records: Sequence[Record], max_bytes: int) -> Iterator[Sequence[Record]]:
+    """All of them in order, about so many bytes at a time."""
+    portion: list[Record] = []
+    size = 0
+    for record in records:
+        if portion and size + record.size > max_bytes:
+            yield portion
+            portion, size = [], 0
+        portion.append(record)
+        size += record.size
+    yield portion
 
 
 class _SlowReader(Exception):

@@ -5,12 +5,12 @@ there without the other, and a second request that comes while the first is unde
 """
 
 import hashlib
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from shared.channel.log import Transaction
+from shared.channel.log import Rows, Transaction
 from shared.edge.admission import Connection
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Unprocessable
@@ -54,19 +54,13 @@ def key_of(connection: Connection, operation: str, body: Any) -> IdempotencyKey 
     return IdempotencyKey(principal.tenant, principal.owner, operation, key, body_hash)
 
 
-class Row(Protocol):
-    """A transaction, or the pool."""
-
-    async def fetchrow(self, sql: str, *args: Any) -> Any: ...
-
-
 class Answers:
     """The answers given, in the PostgreSQL schema of one service."""
 
     def __init__(self, schema: str) -> None:
         self._s = schema
 
-    async def recall(self, tx: Row, key: IdempotencyKey) -> bytes | None:
+    async def recall(self, tx: Rows, key: IdempotencyKey) -> bytes | None:
         """The answer given to this key before. Raise Unprocessable when it was to another body."""
         row = await tx.fetchrow(
             f"""SELECT body_hash, answer FROM {self._s}.idempotency WHERE tenant = $1 AND owner = $2

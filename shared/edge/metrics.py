@@ -10,6 +10,18 @@ RESUMES = Counter("tailrace_resumes", "Clients that came with a position", ["res
 SHED = Counter("tailrace_shed_events", "Events skipped for readers that lagged", ["type"], registry=REGISTRY)
 HEAD = Gauge("tailrace_log_head", "Last seq of the log as this process has seen it", ["service"], registry=REGISTRY)
 TAILS = Gauge("tailrace_tails", "Filters in use", ["service"], registry=REGISTRY)
+VISIBILITY_CHECKS = Counter(
+    "tailrace_visibility_checks",
+    "Looks at whether what is streamed may still be seen; one is for all streams of a service",
+    ["service"],
+    registry=REGISTRY,
+)
+REFUSED_MOVES = Counter(
+    "tailrace_refused_moves",
+    "News of another service that could not be followed",
+    ["feed", "reason"],
+    registry=REGISTRY,
+)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 from litestar import Response
 from litestar.response import Stream
+from msgspec import structs
 
 from shared.channel.channel import Channel
 from shared.channel.log import HistoryTrimmed, Page
 from shared.channel.start import Start
-from shared.edge.admission import Connection, Subscription, number, whole_number
+from shared.edge.admission import Connection, CurrentPage, Subscription, number, whole_number
 from shared.edge.problems import BadInput
 from shared.edge.streams import Streams
 from shared.protocol.control import Bookmark
 from shared.protocol.formats import NdjsonFormat, json_frame
 from shared.protocol.position import MAX_SEQ, Position
-from shared.protocol.record import OVERHEAD_BYTES, Record
+from shared.protocol.record import DELETED, OVERHEAD_BYTES, Record
 
 NDJSON = "application/x-ndjson"
 MAX_LIMIT = 1_000
@@ -52,21 +53,45 @@ def poll_of(connection: Connection) -> Poll:
 async def answer(subscription: Subscription, poll: Poll, streams: Streams) -> Response[bytes] | Stream:
     """The events after the position. Raise Gone, LogUnavailable."""
     start = await subscription.start()
+    current = None
+    if subscription.current is not None and subscription.begins_with_current(start):
+        current = await subscription.current(0, MAX_SEQ)
+        start = structs.replace(start, state=current.state, after=current.state.head)
     if poll.until is not None and poll.until.epoch != start.state.epoch:
         raise BadInput(f"until is of another epoch; the log's is {start.state.epoch} now")
-    if poll.wait_seconds:
+    if poll.wait_seconds and current is None:
         await _wait(subscription, start, poll.wait_seconds, streams)
     if poll.ndjson:
-        return Stream(_stream(subscription, start, poll), media_type=NDJSON, headers={"x-accel-buffering": "no"})
-    return Response(await _page(subscription, start, poll), media_type="application/json")
+        lines = _stream(subscription, start, poll, current)
+        return Stream(lines, media_type=NDJSON, headers={"x-accel-buffering": "no"})
+    return Response(await _page(subscription, start, poll, current), media_type="application/json")
 
 
-async def _page(subscription: Subscription, start: Start, poll: Poll) -> bytes:
+async def _newest(subscription: Subscription, first: CurrentPage | None) -> AsyncIterator[list[Record]]:
+    """The newest event of each key, page by page, all of them: there is no position from which the rest could be asked
+    for, since retention may have trimmed what they were.
+    """
+    page = first
+    while page is not None and page.records:
+        assert first is not None
+        assert subscription.current is not None
+        yield [record for record in page.records if subscription.filter.shows(record)]
+        page = await subscription.current(page.records[-1].seq, first.state.head)
+
+
+def _reset_frame(start: Start, first: CurrentPage | None) -> bytes:
+    """Its id lies before all that follows it: whoever is cut off there gets that again."""
+    seq = first.records[0].seq - 1 if first is not None and first.records else start.after
+    return _lines.control(f"{start.state.epoch}-{seq}", start.reset_frame())
+
+
+async def _page(subscription: Subscription, start: Start, poll: Poll, current: CurrentPage | None) -> bytes:
+    newest = [record async for page in _newest(subscription, current) for record in page]
     found = await _collect(subscription, start, poll)
     epoch = start.state.epoch
-    frames = [json_frame(f"{epoch}-{record.seq}", record.data) for record in found.records]
+    frames = [json_frame(f"{epoch}-{record.seq}", record.data) for record in (*newest, *found.records)]
     if start.reset is not None:
-        frames.insert(0, _lines.control(f"{epoch}-{start.after}", start.reset_frame()).rstrip())
+        frames.insert(0, _reset_frame(start, current).rstrip())
     return b'{"data":[%b],"head":"%b","next":"%b","ended":%b}' % (
         b",".join(frames),
         f"{epoch}-{found.head}".encode(),
@@ -111,12 +136,16 @@ def _usual_limit(channel: Channel, poll: Poll) -> int:
     return DEFAULT_LIMIT if poll.until is None else channel.limits.page_bytes // OVERHEAD_BYTES + 1
 
 
-async def _stream(subscription: Subscription, start: Start, poll: Poll) -> AsyncIterator[bytes]:
+async def _stream(
+    subscription: Subscription, start: Start, poll: Poll, current: CurrentPage | None
+) -> AsyncIterator[bytes]:
     """Lines up to the head as it was at the start, page by page: no snapshot is held open meanwhile."""
     channel, epoch = subscription.channel, start.state.epoch
     after, head, left = start.after, min((await channel.ask()).head, poll.last_seq), poll.limit or MAX_SEQ
     if start.reset is not None:
-        yield _lines.control(f"{epoch}-{after}", start.reset_frame())
+        yield _reset_frame(start, current)
+    async for newest in _newest(subscription, current):
+        yield _lines.records(epoch, newest)
     while after < head and left > 0:
         try:
             page = await _read(subscription, start, after, min(left, channel.limits.page_events))
@@ -138,7 +167,9 @@ async def _read(subscription: Subscription, start: Start, after: int, limit: int
     shown = history if history is not None and after < there else subscription.filter
     page = await subscription.channel.read(shown, after, limit=limit)
     upto = page.scanned_to if shown is subscription.filter else min(page.scanned_to, there)
-    return Page(tuple(r for r in page.records if r.seq <= upto and shown.wants(r)), upto, page.state)
+    hidden = DELETED if shown.ends_with_subject else None  # not a word about it: the next request is answered with 404
+    wanted = (record for record in page.records if record.seq <= upto and shown.wants(record))
+    return Page(tuple(r for r in wanted if hidden is None or r.ends != hidden), upto, page.state)
 
 
 async def _wait(subscription: Subscription, start: Start, seconds: float, streams: Streams) -> None:

@@ -6,6 +6,7 @@ Problem            a refusal with a status, a title and a sentence that says wha
 ├── Missing        404
 ├── Conflict       409
 ├── Gone           410
+├── Changed        412
 ├── TooLarge       413
 ├── WrongMedia     415
 ├── Unprocessable  422
@@ -60,6 +61,10 @@ class Conflict(Problem):
 
 class Gone(Problem):
     status = 410
+
+
+class Changed(Problem):
+    status = 412
 
 
 class TooLarge(Problem):
@@ -141,6 +146,8 @@ def _as_problem(error: Exception) -> Problem | None:
         return TooLarge(str(error))
     if isinstance(error, RecursionError):
         return BadInput("the body is nested too deeply")
+    if isinstance(error, UnicodeDecodeError):  # which msgspec raises for such bytes inside a text, instead of its own
+        return BadInput(f"the body is not UTF-8: {error.reason} at byte {error.start} of a text")
     if isinstance(error, ProtocolError | msgspec.ValidationError | msgspec.DecodeError):
         return BadInput(str(error))
     return None

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Protocol
 
 import uvloop
+from msgspec import structs
 
 from shared.channel.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from shared.channel.log import LogUnavailable
@@ -18,8 +20,15 @@ from shared.edge.service import Asgi, Front, Service
 from shared.edge.settings import Settings, SettingsError
 from shared.edge.streams import Streams
 
-Maker = Callable[[Settings, Database, Streams], Service]
 Announce = Callable[[str], None]
+
+
+class Maker(Protocol):
+    """What makes a service of a process: its class."""
+
+    name: str
+
+    def __call__(self, settings: Settings, database: Database, streams: Streams) -> Service: ...
 
 
 def main(makers: Sequence[Maker], announce: Announce, pages: Asgi | None = None) -> int:
@@ -70,10 +79,18 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
             where = f"{settings.host}:{settings.port}"
             raise SettingsError(f"Cannot listen on {where}: {error.strerror}. Set TAILRACE_PORT to another.") from None
         database = await _database(settings, stack)
+        settings = _with_neighbours(settings, makers, address(listener))
         streams = Streams(settings)
         front = Front([make(settings, database, streams) for make in makers], streams, pages)
         server = Server(front, settings, on_started=lambda: announce(address(listener)))
         await server.serve(sockets=[listener])
+
+
+def _with_neighbours(settings: Settings, makers: Sequence[Maker], own_url: str) -> Settings:
+    """Services of one process find each other at its own address, unless told otherwise."""
+    if not settings.runs_url and any(make.name == "runs" for make in makers):
+        return structs.replace(settings, runs_url=own_url)
+    return settings
 
 
 async def _database(settings: Settings, stack: AsyncExitStack) -> Database:

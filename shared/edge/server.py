@@ -93,6 +93,7 @@ def quiet_libraries() -> None:
 
 
 def address(listener: socket.socket) -> str:
-    """The URL it answers at."""
+    """The URL it answers at, from this machine."""
     host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

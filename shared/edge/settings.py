@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -37,6 +38,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_hours: Annotated[float, Meta(ge=0, le=1_000_000)] = 24.0 * 30
     lease_seconds: Annotated[float, Meta(ge=0.2, le=3600)] = 30.0
     runs_inline_capacity: Annotated[int, Meta(ge=0, le=10_000)] = 32
+    tasks_stream_interval_seconds: Annotated[float, Meta(ge=0.1, le=10)] = 1.0
+    runs_url: str = ""
     openai_base_url: str = ""
     openai_api_key: str = ""
     openai_model: str = ""
@@ -65,12 +68,24 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"TAILRACE_HOST is {self.host}, but with TAILRACE_AUTH=off anybody who reaches it may do anything. "
                 "Listen on 127.0.0.1, or set TAILRACE_AUTH_OFF_BEYOND_LOOPBACK=true if that is what you want."
             )
+        if self.runs_url and not is_address(self.runs_url):
+            raise SettingsError(f"TAILRACE_RUNS_URL is {self.runs_url!r}; give the runs service's http:// address.")
         if not self.openai_api_key.strip().isascii() or not self.openai_api_key.strip().isprintable():
             raise SettingsError("TAILRACE_OPENAI_API_KEY has characters that no HTTP header can carry; set it anew.")
         return self
 
 
-_OTHER = ("TAILRACE_TEST_", "TAILRACE_BENCH_")  # read by the tests and benchmarks, not by a service
+# read by the tests, the benchmarks and the commands that are clients, not by a service
+_OTHER = ("TAILRACE_TEST_", "TAILRACE_BENCH_", "TAILRACE_URL", "TAILRACE_TOKEN")
+
+
+def is_address(text: str) -> bool:
+    """Whether it is a URL where a service may answer: http or https, a host, and a port that there is."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65535, half an IPv6 address
+        return False
 
 
 def _sentence(fault: str, environment: Mapping[str, str]) -> str:

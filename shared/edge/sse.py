@@ -11,8 +11,8 @@ from litestar.response.base import ASGIResponse
 
 from shared.edge.admission import Subscription
 from shared.edge.connection import connection_of
-from shared.edge.delivery import Delivery
 from shared.edge.sinks import SseSink
+from shared.edge.snapshots import delivery_of
 from shared.edge.streams import Streams
 from shared.protocol import sse
 
@@ -57,7 +57,7 @@ class _Answer:
         over = asyncio.Event()  # the client has left, or the last byte is out
         connection.on_lost = over.set
         connection.write(sink.wire(sse.opening(self._streams.jittered_retry())))
-        delivery = Delivery(self._subscription, sink, connection, self._streams, say=send, on_end=over.set)
+        delivery = delivery_of(self._subscription, sink, connection, self._streams, say=send, on_end=over.set)
         delivery.open()
         try:
             await over.wait()

@@ -16,6 +16,7 @@ from shared.edge.connection import connection_of, wait_writable
 from shared.edge.delivery import Delivery
 from shared.edge.problems import BadInput, Document, Forbidden, document
 from shared.edge.sinks import SharedSocketSink, WebSocketSink
+from shared.edge.snapshots import delivery_of
 from shared.edge.streams import Streams
 from shared.protocol.control import BadMessage, Control, Pong
 
@@ -93,7 +94,7 @@ class _Socket:
             return
         await self._accept(subprotocol)
         sink = WebSocketSink(binary=self._binary)
-        delivery = Delivery(subscription, sink, self._connection, self._streams, say=self._send)
+        delivery = delivery_of(subscription, sink, self._connection, self._streams, say=self._send)
         delivery.open()
         try:
             async for data in self._messages():
@@ -163,7 +164,7 @@ class _Socket:
             await self._answer(Refused(problem=msgspec.Raw(self._document(error).body)), follow.ref)
             return
         sink = SharedSocketSink(binary=self._binary, ref=follow.ref)
-        following[follow.ref] = delivery = Delivery(
+        following[follow.ref] = delivery = delivery_of(
             subscription,
             sink,
             self._connection,

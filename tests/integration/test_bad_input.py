@@ -1,7 +1,7 @@
 """Wrong input, on every route there is: a problem document that names the fault, never a 5xx, and nothing is stored.
 
-The routes come from the service's own OpenAPI document, so that a new one is asked the same questions. One that takes a
-body needs an example of a right one in BODIES, which is then broken in every way.
+The routes come from the services' own OpenAPI documents, so that a new one is asked the same questions. One that takes
+a body needs an example of a right one in BODIES, which is then broken in every way.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from tests.support.contract import (
     stored,
 )
 from tests.support.server import lease
+from tests.support.tasks import NO_SUCH_TASK, TASKS, create
 
 SETTINGS = {"lease_seconds": 3600, "body_bytes": 400_000}  # leases do not run out meanwhile, which would store events
 
@@ -47,6 +48,17 @@ NODE_UPDATE = {
     "model": "m",
     "attempt": 1,
     "snippet": "s",
+}
+TASK = {
+    "title": "t",
+    "kind": "k",
+    "status": "running",
+    "progress": {"done": 1, "total": 2, "unit": "u", "message": "m"},
+    "steps": [{"name": "n", "status": "done", "message": "m", "started_at": "2026-01-02T03:04:05Z"}],
+    "result": {"key": "value"},
+    "error": "e",
+    "attempt": 2,
+    "generation_id": "g",
 }
 ERROR = {"type": "error", "fatal": False, "code": "c", "message": "m", "attempt": 1, "node": "n"}
 BODIES: dict[str, dict[str, Any]] = {
@@ -83,8 +95,11 @@ BODIES: dict[str, dict[str, Any]] = {
         "producer": "p",
         "producer_seq": 1,
     },
+    f"POST {TASKS}": TASK,
+    f"PATCH {TASKS}/{{task_id}}": TASK,
 }
 APPEND = f"POST {RUNS}/{{run_id}}/events"
+ENDS = (f"POST {RUNS}/{{run_id}}/finish", f"POST {TASKS}/{{task_id}}/cancel", f"DELETE {TASKS}/{{task_id}}")
 
 NO_OBJECT = {
     "nothing": b"",
@@ -97,6 +112,9 @@ NO_OBJECT = {
     "true": b"true",
     "NaN": b"NaN",
     "bytes": b"\xff\xfe\x00\x01",
+    "bytes in a text": b'{"task":"\xff"}',
+    "a surrogate's bytes in a text": b'{"title":"\xed\xa0\x80"}',
+    "bytes in a name": b'{"\xff":1}',
     "two objects": b"{}{}",
     "no fields": b"{}",
     "a form": b"task=t&mode=queued",
@@ -162,9 +180,9 @@ class Operation(Struct, frozen=True):
 class Stored(Struct, frozen=True):
     """All that a refused request must leave as it was."""
 
-    head: int
-    events: int
-    runs: str
+    heads: tuple[int, int]
+    events: tuple[int, int]
+    rows: tuple[str | None, str | None]
 
 
 class Attacker:
@@ -175,17 +193,20 @@ class Attacker:
         self.operations: list[Operation] = []
         self._database = database
         self.last: Stored | None = None  # as it was found last; None: something was taken since
-        self.run_id = self._token = ""
+        self.run_id = self.task_id = self._token = ""
 
     async def prepare(self) -> None:
-        """A run that is leased, for the routes that need one; the routes."""
+        """A run that is leased and a task, for the routes that need one; the routes."""
         self.last = None
         self.run_id, self._token = await lease(self.client, runner=f"bad-input-{id(self)}")
-        if self.operations:
-            return
-        document = (await self.client.get(f"{RUNS}/schema/openapi.json")).raise_for_status().json()
+        self.task_id = (await create(self.client))["id"]
+        if not self.operations:
+            self.operations = [*await self._documented(RUNS), *await self._documented(TASKS)]
+
+    async def _documented(self, base: str) -> list[Operation]:
+        document = (await self.client.get(f"{base}/schema/openapi.json")).raise_for_status().json()
         assert document["openapi"].startswith("3.1")
-        self.operations = [
+        return [
             Operation(
                 method.upper(),
                 path,
@@ -201,10 +222,12 @@ class Attacker:
 
     async def stored(self) -> Stored:
         row = await self._database.fetchrow(
-            """SELECT (SELECT head FROM runs.log) AS head, (SELECT count(*) FROM runs.events) AS events,
-               (SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM runs.runs r) AS runs"""
+            """SELECT (SELECT head FROM runs.log), (SELECT head FROM tasks.log),
+               (SELECT count(*) FROM runs.events), (SELECT count(*) FROM tasks.events),
+               (SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM runs.runs r),
+               (SELECT md5(string_agg(t::text, '' ORDER BY id)) FROM tasks.tasks t)"""
         )
-        self.last = Stored(row["head"], row["events"], row["runs"])
+        self.last = Stored((row[0], row[1]), (row[2], row[3]), (row[4], row[5]))
         return self.last
 
     async def ask(
@@ -212,7 +235,7 @@ class Attacker:
         operation: Operation,
         *,
         content: bytes | AsyncIterator[bytes] | None = None,
-        run_id: str | None = None,
+        subject_id: str | None = None,
         query: str = "",
         headers: Iterable[tuple[bytes, bytes]] = (),
         media_type: bytes | None = b"application/json",
@@ -220,9 +243,10 @@ class Attacker:
         """The answer; of one that goes on for ever only its head."""
         given = {name.lower() for name, _ in headers}
         sent = [(b"tailrace-lease", self._token.encode())] if b"tailrace-lease" not in given else []
-        if media_type is not None and operation.method == "POST":
+        if media_type is not None and operation.method in ("POST", "PATCH"):
             sent.append((b"content-type", media_type))
-        url = operation.path.replace("{run_id}", self.run_id if run_id is None else run_id) + query
+        path = operation.path.replace("{run_id}", self.run_id if subject_id is None else subject_id)
+        url = path.replace("{task_id}", self.task_id if subject_id is None else subject_id) + query
         async with (
             asyncio.timeout(ANSWER_SECONDS),
             self.client.stream(operation.method, url, content=content, headers=[*sent, *headers]) as answer,
@@ -254,10 +278,11 @@ class Attacker:
             return
         self.last = None
         if operation.takes_body:
-            readable = await self.client.get(RUNS, params={"limit": 3})
-            assert readable.status_code == 200, f"what was taken cannot be read: {shown}"
-            if operation.path.endswith("/finish"):
-                await self.prepare()  # that run is over now
+            for base in (RUNS, TASKS):
+                readable = await self.client.get(base, params={"limit": 3})
+                assert readable.status_code == 200, f"what was taken cannot be read: {shown}"
+        if str(operation) in ENDS:
+            await self.prepare()  # that run or task is over now
 
     @asynccontextmanager
     async def untouched(self) -> AsyncIterator[None]:
@@ -296,13 +321,15 @@ async def test_every_route_that_takes_a_body_has_an_example_here_and_the_example
     for operation in attacker.with_body():
         answer = await attacker.ask(operation, content=json.dumps(operation.body).encode())
         # the run does not wait for input: the state refuses what the body allows
-        right = (409,) if operation.path.endswith("/input") else (200, 202, 204)
+        right = (409,) if operation.path.endswith("/input") else (200, 201, 202, 204)
         assert answer.status_code in right, answer.text
 
 
 async def test_a_body_that_is_no_object_is_400(attacker: Attacker) -> None:
     for operation in attacker.with_body():
         for content in NO_OBJECT.values():
+            if content == b"{}" and operation.method == "PATCH":
+                continue  # a patch that changes nothing
             await attacker.refused(operation, 400, content=content)
 
 
@@ -320,6 +347,7 @@ async def test_a_missing_field_is_400_naming_it(attacker: Attacker) -> None:
         (f"POST {RUNS}/lease", "runners"),
         (f"POST {RUNS}/{{run_id}}/events", "events"),
         (f"POST {RUNS}/{{run_id}}/finish", "status"),
+        (f"POST {TASKS}", "title"),
     ):
         (known,) = [o for o in attacker.with_body() if str(o) == operation]
         body = {name: value for name, value in known.body.items() if name != field}
@@ -487,7 +515,8 @@ async def test_another_method_is_405_naming_those_that_are_allowed(attacker: Att
 def _covers(template: str, path: str) -> bool:
     """Whether a path without places is one of those that a template stands for."""
     parts, others = template.split("/"), path.split("/")
-    return len(parts) == len(others) and all(p in (o, "{run_id}") for p, o in zip(parts, others, strict=True))
+    places = ("{run_id}", "{task_id}")
+    return len(parts) == len(others) and all(p == o or p in places for p, o in zip(parts, others, strict=True))
 
 
 async def test_an_unknown_parameter_is_400_naming_it_and_those_that_are_allowed(attacker: Attacker) -> None:
@@ -512,20 +541,26 @@ async def test_any_value_of_any_parameter_is_taken_or_refused(attacker: Attacker
 
 
 @pytest.mark.parametrize(
-    "run_id",
-    [NO_SUCH_RUN, IMPOSSIBLE_RUN, "run_%00", "%00", "%ff", "..%2f..", "x" * 5_000, "%F0%9F%90%99", "%27", "RUN_0", "-"],
+    "subject_id",
+    [
+        *(NO_SUCH_RUN, NO_SUCH_TASK, IMPOSSIBLE_RUN, "run_%00", "task_%00", "%00", "%ff", "..%2f..", "x" * 5_000),
+        *("%F0%9F%90%99", "%27", "RUN_0", "-"),
+    ],
 )
-async def test_a_run_that_there_is_not_is_404_in_the_same_words_everywhere(attacker: Attacker, run_id: str) -> None:
+async def test_what_there_is_not_is_404_in_the_same_words_everywhere(attacker: Attacker, subject_id: str) -> None:
     for operation in attacker.operations:
-        if "{run_id}" in operation.path:
+        if "{run_id}" in operation.path or "{task_id}" in operation.path:
             content = json.dumps(operation.body).encode() if operation.takes_body else None
-            problem = await attacker.refused(operation, 404, content=content, run_id=run_id)
-            if "%2f" not in run_id:
-                assert problem["detail"] == "There is no such run."
+            problem = await attacker.refused(operation, 404, content=content, subject_id=subject_id)
+            if "%2f" not in subject_id:
+                assert problem["detail"] == f"There is no such {'run' if '{run_id}' in operation.path else 'task'}."
 
 
 async def test_strange_headers_are_no_fault_of_the_service(attacker: Attacker) -> None:
-    names = (b"last-event-id", b"tailrace-lease", b"if-none-match", b"accept", b"x-request-id", b"origin", b"cookie")
+    names = (
+        *(b"last-event-id", b"tailrace-lease", b"if-none-match", b"if-match", b"idempotency-key", b"accept"),
+        *(b"x-request-id", b"origin", b"cookie"),
+    )
     values = (b"", b"\xff\xfe", b"x" * 5_000, b"'\"<>", b"*", b"9" * 500)
     for operation in attacker.operations:
         content = json.dumps(operation.body).encode() if operation.takes_body else None
@@ -603,7 +638,7 @@ async def test_a_broken_request_does_not_take_its_neighbours_with_it(attacker: A
     answers = await asyncio.gather(*(attacker.ask(create, content=good if n % 2 else bad) for n in range(20)))
     taken = [answer for answer in answers if answer.status_code == 202]
     assert [answer.status_code for answer in answers[1::2]] == [202] * 10
-    assert (await attacker.stored()).head == before.head + len(taken)
+    assert (await attacker.stored()).heads[0] == before.heads[0] + len(taken)
     for answer in answers:
         if answer.status_code != 202:
             check_problem(400, answer.headers["content-type"], answer.content, answer.headers["x-request-id"])

@@ -592,7 +592,7 @@ async def test_more_streams_than_allowed_are_refused_with_a_time_to_come_back(po
     async def refused(status: int, **settings: Any) -> None:
         async with (
             fresh_database(postgres_url) as url,
-            running(url, **settings) as server,
+            running(url, service="runs", **settings) as server,  # beside it, the tasks service would take the place
             httpx.AsyncClient(base_url=server.url) as client,
         ):
             async with sse(client, f"{RUNS}/stream") as stream:

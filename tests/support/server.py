@@ -25,7 +25,7 @@ class Server:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output: list[str] = []
-        self._service = service
+        self.service = service
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         own = {"database_url": database_url, "port": self.port, "log_level": "warning", **settings}
@@ -41,7 +41,7 @@ class Server:
 
     async def start(self) -> None:
         """Return when it answers."""
-        command = ["-m", "services.cli", "serve", self._service]
+        command = ["-m", "services.cli", "serve", self.service]
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *command,
@@ -61,7 +61,7 @@ class Server:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self.output.append(line.decode())
-            if b"http://" in line and not up.done():
+            if b"Tailrace is up" in line and not up.done():
                 up.set_result(None)
         if not up.done():
             up.set_exception(RuntimeError("the server did not start:\n" + "".join(self.output)))

@@ -10,17 +10,31 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import Struct
+from prometheus_client.metrics import MetricWrapperBase
 
 import shared
-from services.runs import api, requests
+from services.runs import api as runs_api
+from services.runs import requests
+from services.runs import store as runs_store
 from services.runs.agent_events import AGENT_TYPES, DEFAULT_TYPES, HEARD_FROM_WORKERS, REPLAYED_TYPES, AgentEvent
 from services.runs.events import RUN_TYPES, SCHEMA, WORKER_TYPES
 from services.runs.model import RunView
 from services.runs.runners import make_runners
 from services.runs.sessions import Published
 from services.runs.steps import Appended
-from shared.edge import websocket
+from services.tasks import api as tasks_api
+from services.tasks import effects
+from services.tasks import requests as tasks_requests
+from services.tasks import store as tasks_store
+from services.tasks import subscriptions as tasks_subscriptions
+from services.tasks.events import SCHEMA as TASKS_SCHEMA
+from services.tasks.events import TERMINAL as TASKS_TERMINAL
+from services.tasks.lifecycle import check_patch
+from services.tasks.merge import merge
+from services.tasks.model import NEXT, TaskFields, TaskView
+from shared.edge import metrics, websocket
 from shared.edge.admission import Follow
+from shared.edge.problems import BadInput
 from shared.edge.settings import PREFIX, Settings
 from shared.protocol import control
 from shared.protocol.ends import EndReason
@@ -35,6 +49,7 @@ PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").g
 FENCE = re.compile(r"^```(\S+) (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 A_RUN = "(a run, as above)"
 SESSIONS = re.compile(r"^## Sessions$(.*?)^## ", re.MULTILINE | re.DOTALL)
+REFUSED = re.compile(r'_refuse\(tx, [^,]+, "(\w+)"\)|return "(\w+)"')
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#([^)]*))?\)|\]\(#([^)]+)\)")
 
 
@@ -59,21 +74,23 @@ class PollAnswer(Struct, frozen=True, forbid_unknown_fields=True):
     ended: str | None
 
 
-CONTROLS: dict[str, type[Struct]] = {
-    str(frame.__struct_config__.tag): frame
-    for frame in (
-        control.Hello,
-        control.Live,
-        control.Bookmark,
-        control.Gap,
-        control.Reset,
-        control.StreamEnd,
-        control.Pong,
-        control.BadMessage,
-        websocket.Refused,
-    )
+CONTROLS: tuple[type[Struct], ...] = (
+    control.Hello,
+    control.Live,
+    control.Bookmark,
+    control.Gap,
+    control.Reset,
+    control.StreamEnd,
+    control.Pong,
+    control.BadMessage,
+    websocket.Refused,
+)
+EVENTS: dict[str, type[Struct]] = {  # by the name that their examples have
+    **{event.__name__: event for event in (*CONTROLS, *SCHEMA.types.values())},
+    "Snapshot": TASKS_SCHEMA.types["snapshot"],
+    "TaskDeleted": TASKS_SCHEMA.types["deleted"],
 }
-EVENTS: dict[str, type[Struct]] = {**CONTROLS, **SCHEMA.types}
+PRIMARY = {"sse": None, "snapshots": tasks_subscriptions.PRIMARY}  # of the streams that are shown
 BODIES: dict[str, type[Struct]] = {
     body.__name__: body
     for body in (
@@ -88,11 +105,13 @@ BODIES: dict[str, type[Struct]] = {
         requests.LeaseRenewed,
         requests.AppendEvents,
         requests.FinishRun,
+        tasks_requests.CreateTask,
+        tasks_requests.TaskPage,
         Appended,
         Published,
     )
 }
-STRUCTS = {**BODIES, **{event.__name__: event for event in EVENTS.values()}}
+STRUCTS = {**BODIES, **EVENTS}
 
 
 def text_of(page: str) -> str:
@@ -126,10 +145,21 @@ def decode_exactly(value: object, into: type[Struct]) -> Any:
 
 
 def decode_event(event: dict[str, Any]) -> Any:
-    decoded = decode_exactly(event, EVENTS[event["type"]])
+    """As the type of this name whose subject it has: runs and tasks are both deleted."""
+    of_type = [struct for struct in EVENTS.values() if _tag(struct) == event["type"]]
+    assert of_type, f"there is no type {event['type']}"
+    decoded = decode_exactly(event, next((struct for struct in of_type if _needed(struct) <= set(event)), of_type[0]))
     if event["type"] == "refused":
         msgspec.convert(event["problem"], ProblemDocument)
     return decoded
+
+
+def _tag(struct: type[Struct]) -> str:
+    return str(struct.__struct_config__.tag)
+
+
+def _needed(struct: type[Struct]) -> set[str]:
+    return {field.encode_name for field in msgspec.structs.fields(struct) if field.required}
 
 
 def decode_frame(frame: Frame) -> Any:
@@ -148,6 +178,9 @@ def decode_example(name: str, value: Any) -> Any:
             return [decode_frame(frame) for frame in msgspec.convert(value, PollAnswer).data]
         case "problem":
             return msgspec.convert(value, ProblemDocument)
+        case "TaskPatch":
+            check_patch(value)
+            return msgspec.convert(merge(msgspec.to_builtins(TaskFields(title="a task")), value), TaskFields)
         case "AppendEvents":
             given = {"tenant": "default", "ts": datetime.now(UTC), "run_id": "run_01m7wcj9x55rb254v1tfp607ky"}
             return [SCHEMA.build(event, given, WORKER_TYPES) for event in decode_exactly(value, STRUCTS[name]).events]
@@ -180,9 +213,14 @@ def test_a_wrong_example_would_be_noticed() -> None:
         ("message", {"op": "sing"}),
         ("RunState", {"run": "(a run, as below)", "cancel": False}),
         ("AppendEvents", {"events": [{"type": "node_update", "node": "reader", "more": 1}]}),
+        ("frames", [{"id": "k3f9a2-1", "event": {"type": "unheard"}}]),
+        ("frames", [{"id": "k3f9a2-1", "event": {"type": "deleted", "ts": "2026-11-20T12:36:03Z", "tenant": "t"}}]),
+        ("TaskPatch", {"rev": 1}),
+        ("TaskPatch", {"progress": {"more": 1}}),
+        ("TaskPatch", {"title": None}),
         ("ToolCallStarted", {"type": "tool_call_started", "ts": "2026-11-20T12:36:03Z", "tenant": "t", "tool": 1}),
     ]:
-        with pytest.raises((msgspec.ValidationError, AssertionError, ValueError, InvalidEvent)):
+        with pytest.raises((msgspec.ValidationError, AssertionError, ValueError, InvalidEvent, BadInput)):
             decode_example(name, value)
 
 
@@ -194,32 +232,46 @@ def test_the_page_shows_every_event_frame_message_and_body() -> None:
     }
     messages = {json.loads(body)["op"] for name, body in examples("json") if name == "message"}
     agents = {event.__name__ for event in AGENT_TYPES}
-    by_itself = {event.__name__ for tag, event in EVENTS.items() if tag not in framed} - agents
+    by_itself = {name for name, event in EVENTS.items() if _tag(event) not in framed} - agents
     assert agents & shown
-    assert by_itself | set(BODIES) <= shown
+    assert by_itself | set(BODIES) | {"TaskPatch"} <= shown
+    assert {*CONTROLS, *SCHEMA.types.values(), *TASKS_SCHEMA.types.values()} == set(EVENTS.values())
     assert messages == {"ping", "follow", "unfollow"}
 
 
-def test_the_page_shows_all_fields_of_a_new_run_with_their_defaults() -> None:
-    (example,) = (json.loads(body) for name, body in examples("json") if name == "CreateRun")
-    assert example == msgspec.to_builtins(requests.CreateRun(task=example["task"]))
+def the_example(name: str) -> Any:
+    (example,) = (json.loads(body) for shown, body in examples("json") if shown == name)
+    return example
 
 
-def test_the_page_shows_all_fields_of_a_run() -> None:
-    (page,) = (json.loads(body) for name, body in examples("json") if name == "RunPage")
-    assert list(page["data"][0]) == list(RunView.__struct_encode_fields__)
+def test_the_page_shows_all_fields_of_a_new_run_or_task_with_their_defaults() -> None:
+    run, task = the_example("CreateRun"), the_example("CreateTask")
+    assert run == msgspec.to_builtins(requests.CreateRun(task=run["task"]))
+    assert task == msgspec.to_builtins(tasks_requests.CreateTask(title=task["title"]))
 
 
-@pytest.mark.parametrize("example", [body for _, body in examples("text")])
-def test_the_sse_example_is_a_stream(example: str) -> None:
+def test_the_page_shows_all_fields_of_a_run_a_task_and_a_snapshot() -> None:
+    assert list(the_example("RunPage")["data"][0]) == list(RunView.__struct_encode_fields__)
+    task = the_example("TaskPage")["data"][0]
+    assert list(task) == list(TaskView.__struct_encode_fields__)
+    assert [step.keys() for step in task["steps"]] == [{"name", "status", "message", "started_at", "finished_at"}]
+    assert set(the_example("Snapshot")) == {"type", *TASKS_SCHEMA.types["snapshot"].__struct_encode_fields__}
+
+
+@pytest.mark.parametrize(("name", "example"), examples("text"))
+def test_an_sse_example_is_a_stream(name: str, example: str) -> None:
     decoder = SseDecoder()
     messages = list(decoder.decode(example.encode()))
     assert (messages[0].event, messages[-1].event) == ("hello", "stream_end")
     for message in messages:
         event = json.loads(message.data)
-        assert event["type"] == message.event
+        assert message.event == ("message" if event["type"] == PRIMARY[name] else event["type"])
         Position.parse(message.id)
         decode_event(event)
+
+
+def test_every_kind_of_stream_is_shown() -> None:
+    assert [name for name, _ in examples("text")] == list(PRIMARY)
 
 
 # ── tables ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,6 +292,45 @@ def test_every_type_is_told_with_its_delivery_class() -> None:
     table = {name: delivery for name, delivery, _ in rows("docs/protocol.md", "type")}
     assert table == {name: SCHEMA.delivery(name).value for name in RUN_TYPES}
     assert {*RUN_TYPES, *(str(event.__struct_config__.tag) for event in AGENT_TYPES)} == set(SCHEMA.names)
+
+
+def test_every_type_of_a_tasks_event_is_told_with_its_delivery_class() -> None:
+    table = {name: delivery for name, delivery, _ in rows("docs/protocol.md", "type of a task's event")}
+    assert table == {name: TASKS_SCHEMA.delivery(name).value for name in TASKS_SCHEMA.types}
+
+
+def test_every_field_of_a_task_is_told_and_who_sets_it() -> None:
+    table = {name: who for name, who, _ in rows("docs/protocol.md", "field of a task")}
+    of_callers = set(TaskFields.__struct_fields__)
+    assert list(table) == list(TaskView.__struct_encode_fields__)
+    assert table == {name: "the caller" if name in of_callers else "the service" for name in table}
+
+
+def test_the_table_of_moves_is_the_one_in_the_code() -> None:
+    table = {before: set(words(after)) for before, after in rows("docs/protocol.md", "status of a task")}
+    assert table == NEXT
+    assert {before for before, after in table.items() if not after} == TASKS_TERMINAL
+
+
+def test_every_reason_of_a_refused_move_is_told() -> None:
+    told = [reason for reason, _ in rows("docs/protocol.md", "reason of a refused move")]
+    known = {one or other for one, other in REFUSED.findall(Path(effects.__file__).read_text("utf-8"))}
+    assert len(known) > 3
+    assert set(told) == known
+
+
+@pytest.mark.parametrize(("path", "filters"), [("runs", runs_store.FILTERS), ("tasks", tasks_store.FILTERS)])
+def test_the_filters_of_a_list_are_told(path: str, filters: tuple[str, ...]) -> None:
+    told = re.search(rf"^\| `GET /api/v1/{path}` \| .*; filters (.*?);", text_of("docs/protocol.md"), re.MULTILINE)
+    assert told is not None
+    assert words(told[1]) == list(filters)
+
+
+def test_the_bounds_of_a_tasks_pace_are_told() -> None:
+    lowest, highest = tasks_subscriptions.INTERVALS
+    text = text_of("docs/protocol.md")
+    assert f"seconds between two snapshots, {lowest:g} to {highest:g};" in text
+    assert f"so many intervals, up to {tasks_subscriptions.MAX_TICKS:,} |" in text
 
 
 def test_every_agent_event_is_told_with_its_delivery_class_and_fields() -> None:
@@ -283,7 +374,7 @@ def test_every_runner_is_told() -> None:
 def test_every_endpoint_is_told() -> None:
     told = set(re.findall(r"^\| `((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)`", text_of("docs/protocol.md"), re.MULTILINE))
     handled = set()
-    for handler in api.HANDLERS:
+    for handler in (*runs_api.HANDLERS, *tasks_api.HANDLERS):
         for path in handler.paths:  # type: ignore[attr-defined]  # Litestar's decorators say only that it is callable
             for method in getattr(handler, "http_methods", {"GET"}):  # a WebSocket begins as a GET
                 handled.add(f"{method} {path.replace(':str', '')}")
@@ -293,6 +384,17 @@ def test_every_endpoint_is_told() -> None:
 def test_every_setting_is_told_with_its_default() -> None:
     table = {name: default for name, default, _ in rows("docs/operations.md", "setting") if name.startswith(PREFIX)}
     assert table == {PREFIX + field.name.upper(): _shown(field.default) for field in msgspec.structs.fields(Settings)}
+
+
+def test_every_metric_is_told_with_its_labels() -> None:
+    table = {name: words(labels) for name, labels, _ in rows("docs/operations.md", "metric")}
+    known = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    assert {_shown_metric(metric): list(metric._labelnames) for metric in known}.items() <= table.items()
+
+
+def _shown_metric(metric: MetricWrapperBase) -> str:
+    (family,) = metric.describe()
+    return f"{family.name}_total" if family.type == "counter" else family.name
 
 
 def _shown(default: Any) -> str:

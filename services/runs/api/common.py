@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from litestar import Request, WebSocket
-
 from services.runs.backend import Backend
 from services.runs.events import SCHEMA, WORKER_TYPES, cut_snippet
 from services.runs.lifecycle import NO_RUN
@@ -16,11 +14,6 @@ from shared.protocol.errors import InvalidEvent
 from shared.protocol.schema import Built
 
 BASE = "/api/v1/runs"
-STREAM_PARAMETERS = ("after", "types", "lossless", "on_reset")
-POLL_PARAMETERS = ("after", "until", "types", "limit", "wait", "on_reset")
-
-AnyRequest = Request[Any, Any, Any]
-AnyWebSocket = WebSocket[Any, Any, Any]
 
 
 def backend_of(connection: Connection) -> Backend:

@@ -1,14 +1,14 @@
 """Runs: creating, listing, looking, and acting on them from outside."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import msgspec
 from litestar import Response, delete, get, post
 from litestar.params import FromPath
 
-from services.runs.api.common import BASE, AnyRequest, backend_of, check_id
+from services.runs.api.common import BASE, backend_of, check_id
 from services.runs.backend import Backend
 from services.runs.events import RunStatus
 from services.runs.model import Mode, RunView, view
@@ -17,9 +17,10 @@ from services.runs.sessions import is_name
 from services.runs.steps import NewRun
 from services.runs.store import FILTERS
 from services.runs.subscriptions import Subscriptions
-from shared.edge.admission import Connection, whole_number
+from shared.edge.admission import AnyRequest, Connection
+from shared.edge.etags import etag_of, is_known
 from shared.edge.idempotency import IdempotencyKey, key_of
-from shared.edge.ids import is_id
+from shared.edge.listing import LIST_PARAMETERS, listing
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Busy, Unprocessable
 from shared.protocol.position import Position
@@ -45,7 +46,7 @@ async def create_run(request: AnyRequest, data: CreateRun) -> Response[Any]:
     if wait is not None:
         run = await _ended(backend, request, run, wait)
         headers["preference-applied"] = f"wait={wait:g}"
-    return Response(run, status_code=status, headers={**headers, "etag": _etag(run)})
+    return Response(run, status_code=status, headers={**headers, "etag": etag_of(run.last_position)})
 
 
 @post(f"{BASE}/batch", status_code=202)
@@ -71,7 +72,9 @@ async def retry_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunV
     new = NewRun(**_own(request), **kept, mode="queued", retry_of=run.id)
     answer = await _create(backend, [new], key_of(request, f"retry {run.id}", None), inline=False)
     shown = msgspec.json.decode(answer, type=list[RunView])[0]
-    return Response(shown, status_code=202, headers={"location": f"{BASE}/{shown.id}", "etag": _etag(shown)})
+    return Response(
+        shown, status_code=202, headers={"location": f"{BASE}/{shown.id}", "etag": etag_of(shown.last_position)}
+    )
 
 
 async def _create(backend: Backend, news: Sequence[NewRun], key: IdempotencyKey | None, *, inline: bool) -> bytes:
@@ -124,19 +127,14 @@ async def _ended(backend: Backend, request: AnyRequest, run: RunView, seconds: f
     return view(await backend.subscriptions.require(tenant, run.id), backend.channel.state.epoch)
 
 
-@get(BASE, parameters=("limit", "cursor", *FILTERS))
+@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS))
 async def list_runs(request: AnyRequest) -> RunPage:
     """Runs, newest first."""
-    limit = whole_number(request, "limit", 50, 1, 500)
-    cursor = request.query_params.get("cursor")
-    if cursor is not None and not is_id("run", cursor):
-        raise BadInput(f"cursor is {cursor[:60]!r}; give a page's next_cursor")
-    filters = {name: request.query_params[name] for name in FILTERS if name in request.query_params}
-    _check_filters(filters)
+    asked = listing(request, "run", FILTERS, {"status": get_args(RunStatus), "mode": get_args(Mode)})
     store, tenant = backend_of(request).store, principal_of(request).tenant
-    runs, epoch, head = await store.page(store.pool, tenant, filters=filters, before=cursor, limit=limit + 1)
-    more = len(runs) > limit
-    runs = runs[:limit]
+    runs, epoch, head = await store.page(store.pool, tenant, asked)
+    more = len(runs) > asked.limit
+    runs = runs[: asked.limit]
     return RunPage([view(run, epoch) for run in runs], runs[-1].id if more else None, str(Position(epoch, head)))
 
 
@@ -147,8 +145,8 @@ async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDet
     run = await backend.subscriptions.require(principal_of(request).tenant, run_id)
     channel = backend.channel
     shown = view(run, channel.state.epoch)
-    etag = _etag(shown)
-    if request.headers.get("if-none-match", "").strip() == "*" or etag in request.headers.get("if-none-match", ""):
+    etag = etag_of(shown.last_position)
+    if is_known(request, etag):
         return Response(None, status_code=304, headers={"etag": etag})
     state = await channel.ask()
     page = await channel.read(Subscriptions.of_run(run), state.start, limit=DETAIL_EVENTS)
@@ -198,19 +196,6 @@ def _preferred_wait(request: AnyRequest) -> float | None:
                 raise BadInput(f"Prefer: wait={value[:20]} needs a number of seconds")
             return min(float(value), MAX_WAIT_SECONDS)
     return None
-
-
-def _check_filters(values: Mapping[str, str]) -> None:
-    for name, known in (("status", get_args(RunStatus)), ("mode", get_args(Mode))):
-        if name in values and values[name] not in known:
-            raise BadInput(f"{name} is {values[name][:60]!r}; give one of {', '.join(known)}")
-    for name, value in values.items():
-        if "\0" in value or len(value) > 200:
-            raise BadInput(f"{name} must be up to 200 characters without NUL")
-
-
-def _etag(shown: RunView) -> str:
-    return f'"{shown.last_position}"'
 
 
 HANDLERS: tuple[Callable[..., Any], ...] = (

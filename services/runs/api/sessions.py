@@ -7,10 +7,6 @@ from litestar import Response, get, post, websocket
 from litestar.params import FromPath
 
 from services.runs.api.common import (
-    POLL_PARAMETERS,
-    STREAM_PARAMETERS,
-    AnyRequest,
-    AnyWebSocket,
     backend_of,
     build_events,
     check_producer,
@@ -19,7 +15,7 @@ from services.runs.events import AGENT_TYPE_NAMES
 from services.runs.requests import AppendEvents
 from services.runs.sessions import Published
 from services.runs.subscriptions import check_session
-from shared.edge.admission import Subscription
+from shared.edge.admission import POLL_PARAMETERS, STREAM_PARAMETERS, AnyRequest, AnyWebSocket, Subscription
 from shared.edge.polling import answer, poll_of
 from shared.edge.principal import principal_of
 from shared.edge.sse import EventStream

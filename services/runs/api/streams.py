@@ -8,14 +8,10 @@ from litestar.params import FromPath
 
 from services.runs.api.common import (
     BASE,
-    POLL_PARAMETERS,
-    STREAM_PARAMETERS,
-    AnyRequest,
-    AnyWebSocket,
     backend_of,
 )
 from services.runs.events import SCHEMA
-from shared.edge.admission import Follow
+from shared.edge.admission import POLL_PARAMETERS, STREAM_PARAMETERS, AnyRequest, AnyWebSocket, Follow
 from shared.edge.polling import answer, poll_of
 from shared.edge.sse import EventStream
 from shared.edge.websocket import serve_channels, serve_stream

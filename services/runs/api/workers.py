@@ -6,10 +6,11 @@ from typing import Any
 from litestar import Response, post
 from litestar.params import FromPath
 
-from services.runs.api.common import BASE, AnyRequest, backend_of, build_events, check_id, check_producer
+from services.runs.api.common import BASE, backend_of, build_events, check_id, check_producer
 from services.runs.model import view
 from services.runs.requests import AppendEvents, FinishRun, LeaseGiven, LeaseRenewed, LeaseRequest, RunState
 from services.runs.steps import Appended, Batch, Finish
+from shared.edge.admission import AnyRequest
 from shared.edge.principal import principal_of
 from shared.edge.problems import Forbidden
 

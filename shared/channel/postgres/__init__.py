@@ -2,5 +2,6 @@
 
 from shared.channel.postgres.database import Database
 from shared.channel.postgres.log import PostgresEventLog
+from shared.channel.postgres.turn import Turn
 
-__all__ = ["Database", "PostgresEventLog"]
+__all__ = ["Database", "PostgresEventLog", "Turn"]

@@ -115,7 +115,7 @@ def test_any_text_makes_an_expression_and_without_a_star_it_matches_itself_only(
     for glob in globs:
         if "*" not in glob:
             assert pattern.fullmatch(glob)
-            assert not pattern.fullmatch(glob + "\n")
+            assert not pattern.fullmatch(glob + "\n") or glob + "\n" in globs
 
 
 @pytest.mark.parametrize("glob", ["*" * 9 + "!", "*" * 2_000, "*_" * 30, "*e" * 30])
