@@ -3,22 +3,12 @@
 import asyncio
 from typing import Any, Literal
 
-import pytest
-
-from shared.client import backoff
 from shared.client.follow import Follow, Item
 from shared.protocol.schema import UnknownEvent
 from tests.support.contract import ANSWER_SECONDS
 
 Transport = Literal["sse", "websocket"]
 TRANSPORTS: tuple[Transport, ...] = ("sse", "websocket")
-
-
-@pytest.fixture
-def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many cuts in a test, and no long pauses between them."""
-    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
-    monkeypatch.setattr(backoff, "CAP_SECONDS", 0.05)
 
 
 def in_time() -> asyncio.Timeout:

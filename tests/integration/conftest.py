@@ -6,6 +6,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from shared.client import backoff
 from tests.support.contract import Served, served
 
 
@@ -21,3 +22,10 @@ async def client(tailrace: Served) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the module's server."""
     async with httpx.AsyncClient(base_url=tailrace.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python client makes no long pauses: for tests with many cuts."""
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(backoff, "CAP_SECONDS", 0.05)

@@ -1,9 +1,10 @@
 """The examples of docs/client.md, run as they stand against a real server."""
 
 import asyncio
-import os
 import re
+import sqlite3
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from shared.client import Worker
 from tests.integration.client_support import in_time
+from tests.integration.test_sync import stored_run
 from tests.integration.test_worker import ended, queued
 from tests.support.contract import Served, ended_run
 from tests.support.server import ROOT
@@ -65,11 +67,6 @@ async def test_consuming(
 
 
 def stored(directory: Path) -> dict[str, str]:
-    import sqlite3
-    from contextlib import closing
-
-    if not os.path.exists(directory / "effects.sqlite"):
-        return {}
     with closing(sqlite3.connect(directory / "effects.sqlite")) as database:
         try:
             return dict(database.execute("SELECT run_id, status FROM ended").fetchall())
@@ -80,10 +77,8 @@ def stored(directory: Path) -> dict[str, str]:
 async def test_publishing(client: httpx.AsyncClient, tailrace: Served, capsys: pytest.CaptureFixture[str]) -> None:
     async with in_time():
         await run_example("publish", tailrace.url)
-    answer = await client.get(
-        "/api/v1/sessions/colony-7/events", params={"after": "start", "types": "*", "limit": 1000}
-    )
-    page = answer.json()
+    everything: dict[str, str | int] = {"after": "start", "types": "*", "limit": 1000}
+    page = (await client.get("/api/v1/sessions/colony-7/events", params=everything)).json()
     assert page["data"][0]["id"] == capsys.readouterr().out.strip()
     assert [frame["event"]["number"] for frame in page["data"][1:]] == list(range(999))
 
@@ -106,5 +101,6 @@ async def test_working(client: httpx.AsyncClient, tailrace: Served, monkeypatch:
 
 
 def test_without_an_event_loop(tailrace: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    stored_run(tailrace.url)
     exec(example("sync", tailrace.url), {})
     assert capsys.readouterr().out

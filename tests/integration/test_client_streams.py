@@ -24,7 +24,6 @@ from tests.integration.client_support import (
     Transport,
     Watch,
     fields_of,
-    quick_backoff,
     rest_of,
     until_live,
 )
@@ -42,8 +41,6 @@ from tests.support.contract import (
 )
 from tests.support.cutting_proxy import cutting_proxy, up_to
 from tests.support.server import ROOT, Server, append, lease, running
-
-__all__ = ["quick_backoff"]  # a fixture
 
 SETTINGS = {"heartbeat_seconds": 0.3, "retry_milliseconds": 10, "lag_budget_bytes": 100_000}
 

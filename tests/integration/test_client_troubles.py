@@ -19,7 +19,7 @@ from websockets.typing import Subprotocol
 from shared.client import AccessRevoked, Client, Forbidden, Refused, Unauthorized, Unavailable, Unreadable
 from shared.client import follow as follow_module
 from shared.client.follow import Follow
-from tests.integration.client_support import Watch, fields_of, quick_backoff, rest_of
+from tests.integration.client_support import Watch, fields_of, rest_of
 from tests.support.contract import ANSWER_SECONDS
 from tests.support.scripted_server import (
     Reply,
@@ -33,8 +33,6 @@ from tests.support.scripted_server import (
     scripted,
     stream,
 )
-
-__all__ = ["quick_backoff"]  # a fixture
 
 PATH = "/api/v1/runs/stream"
 PROXY_PAGE = Reply(200, {"content-type": "text/html; charset=utf-8"}, b"<html>Please sign in</html>")
@@ -247,10 +245,10 @@ async def test_it_gives_up_when_it_was_told_to(unused_tcp_port: int) -> None:
 
 
 async def test_giving_up_counts_from_the_last_connection() -> None:
-    replies = [stream(hello("e-1"), live("e-1"), then="cut")] * 30 + [ENDED]
-    async with scripted(*replies) as server, following(server, give_up_after_seconds=0.2) as opened:
-        await rest_of(opened)  # it took longer, but never without a connection
-    assert server.asked[-1].at - server.asked[0].at > 0.2
+    cut = stream(hello("e-1"), live("e-1"), beginning=b"retry: 50\n", then="cut")
+    async with scripted(*[cut] * 15, ENDED) as server, following(server, give_up_after_seconds=0.5) as opened:
+        await rest_of(opened)
+    assert server.asked[-1].at - server.asked[0].at > 0.5  # that long, but never without a connection
 
 
 # ── tokens ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,14 +14,12 @@ import pytest
 from services.runs.events import SCHEMA, Status
 from shared.client import Batch, Client, Feed, Follow, Missing, Received, Refused, consume
 from shared.protocol.schema import UnknownEvent
-from tests.integration.client_support import TRANSPORTS, Transport, quick_backoff
+from tests.integration.client_support import TRANSPORTS, Transport
 from tests.integration.test_slow_readers import events_of_all, publish
 from tests.support.contract import ANSWER_SECONDS, NO_SUCH_RUN, RUNS, Served, ended_run, events_of, finish, head_of, sql
 from tests.support.cutting_proxy import cutting_proxy, up_to
 from tests.support.scripted_server import end, event, hello, live, scripted, stream
 from tests.support.server import append, lease, running
-
-__all__ = ["quick_backoff"]  # a fixture
 
 SETTINGS = {"heartbeat_seconds": 0.3, "retry_milliseconds": 10, "lag_budget_bytes": 100_000}
 

@@ -24,12 +24,10 @@ from services.runs.events import SCHEMA
 from shared.client import Client
 from shared.client.follow import Item
 from shared.protocol.schema import UnknownEvent
-from tests.integration.client_support import quick_backoff, rest_of
+from tests.integration.client_support import rest_of
 from tests.support.contract import ANSWER_SECONDS, RUNS, Served, ended_run, events_of
 from tests.support.cutting_proxy import cutting_proxy, up_to
 from tests.support.server import SseStream
-
-__all__ = ["quick_backoff"]  # a fixture
 
 SEPARATORS = {"crlf": "\r\n", "lf": "\n", "cr": "\r"}
 COUNT = 60

@@ -12,14 +12,12 @@ import pytest
 import pytest_asyncio
 
 from shared.client import Client, Conflict, Forbidden, Published, Publisher, Refused, publish
-from tests.integration.client_support import in_time, quick_backoff
+from tests.integration.client_support import in_time
 from tests.integration.test_slow_readers import events_of_all
 from tests.support.contract import ANSWER_SECONDS, RUNS, Served, events_of, finish
 from tests.support.cutting_proxy import CuttingProxy, cutting_proxy, up_to
 from tests.support.scripted_server import Reply, ScriptedServer, answer, problem, scripted
 from tests.support.server import lease, running
-
-__all__ = ["quick_backoff"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("quick_backoff")
 

@@ -13,12 +13,10 @@ import pytest_asyncio
 
 from shared.client import Client, Conflict, Forbidden, LeasedRun, Refused, Worker, publish
 from shared.client.attempt import Handler
-from tests.integration.client_support import in_time, quick_backoff
+from tests.integration.client_support import in_time
 from tests.support.contract import ANSWER_SECONDS, RUNS, Frame, Served, events_of, sql
 from tests.support.cutting_proxy import cutting_proxy
 from tests.support.server import running, sse
-
-__all__ = ["quick_backoff"]  # a fixture
 
 SETTINGS = {"lease_seconds": 1.5, "retry_milliseconds": 50}
 
