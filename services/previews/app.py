@@ -93,8 +93,8 @@ class PreviewsService:
         preview_id = self._doors.preview_of_host(host)
         if preview_id is not None:
             await self._doors.origin(scope, receive, send, preview_id)
-        elif (match := PASSAGE.fullmatch(scope["path"])) is not None:
-            await self._doors.passage(scope, receive, send, match)
+        elif PASSAGE.fullmatch(scope["path"]) is not None:
+            await self._doors.passage(scope, receive, send)
         else:
             await self._api(scope, receive, send)
 

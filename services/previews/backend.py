@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
+
 from services.previews.filemap import FileLimits, FilesRefused, check_files
 from services.previews.lifecycle import NO_PREVIEW, Lifecycle, patched
 from services.previews.logs import Logs
@@ -14,6 +16,7 @@ from services.previews.programs import Programs
 from services.previews.store import PreviewStore
 from services.previews.subscriptions import Subscriptions
 from shared.channel.channel import Channel
+from shared.edge.idempotency import IdempotencyKey
 from shared.edge.problems import BadInput, Conflict, Missing
 from shared.edge.streams import Streams
 
@@ -39,14 +42,30 @@ class Backend:
     def shown(self, preview: Preview) -> PreviewView:
         return view(preview, self.channel.state.epoch, self.lifecycle.address(preview))
 
-    async def launch(self, new: NewPreview) -> Preview:
-        """Store a preview and start its program. Raise Conflict, Busy, Unprocessable."""
+    async def launch(self, new: NewPreview, key: IdempotencyKey | None, *, replace: bool) -> PreviewView:
+        """Store a preview and start its program, in the place of an active one if `replace`. With a key that was used
+        before: the first answer. Raise Conflict, Busy, Unprocessable.
+        """
+        if replace and (key is None or not await self.lifecycle.is_answered(key)):
+            await self._replace(new.tenant, new.generation_id)
         with self._launching(new.tenant, new.generation_id):
-            preview = await self.lifecycle.create(new, quota=self.quota)
-            self.programs.launch(preview)
-        return preview
+            answer, preview = await self.lifecycle.create(new, quota=self.quota, key=key)
+            shown = msgspec.json.decode(answer, type=PreviewView)
+            if preview is None:
+                preview = await self._cut_short(shown)
+            if preview is not None:
+                self.programs.launch(preview)
+        return shown
 
-    async def replace(self, tenant: str, generation_id: str) -> None:
+    async def _cut_short(self, shown: PreviewView) -> Preview | None:
+        """The preview of a repeated launch, if the first was stored and did not come to its program."""
+        alone = self.launching[shown.tenant, shown.generation_id] == 1
+        preview = await self.store.get(self.store.pool, shown.id)
+        if preview is None or preview.status != "preparing" or preview.host != self.lifecycle.host:
+            return None
+        return preview if alone and self.programs.get(preview.id) is None else None
+
+    async def _replace(self, tenant: str, generation_id: str) -> None:
         """End the generation's active preview, if it has one."""
         preview = await self.store.of_generation(self.store.pool, tenant, generation_id)
         if preview is None or preview.is_over:

@@ -4,13 +4,15 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from services.previews.events import SCHEMA, TERMINAL, Deleted, Isolation, PreviewState, PreviewStatus, Ready
-from services.previews.model import NEXT, NewPreview, Preview
+from services.previews.model import NEXT, NewPreview, Preview, view
 from services.previews.store import PreviewStore
 from shared.channel.channel import Channel
 from shared.channel.log import MAX_EVENT_BYTES, Outcome, Transaction
+from shared.edge.idempotency import Answers, IdempotencyKey
 from shared.edge.ids import new_id
 from shared.edge.problems import Busy, Conflict, Missing
 from shared.protocol.record import DELETED, Draft
@@ -33,16 +35,22 @@ class Lifecycle:
         self.host = host
         self._isolation = isolation  # that of now; raises Unprocessable when nothing can be launched
         self.address = address
+        self._answers = Answers("previews")
 
     # ── from outside ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, new: NewPreview, *, quota: int) -> Preview:
-        """Store a new preview. Raise Conflict when its generation has an active one, Busy when its tenant has as many
-        as it may, Unprocessable when nothing can be launched.
+    async def create(
+        self, new: NewPreview, *, quota: int, key: IdempotencyKey | None = None
+    ) -> tuple[bytes, Preview | None]:
+        """Store a new preview; return the JSON of its view, and the preview. With a key used before: what that
+        returned, and none. Raise Conflict when its generation has an active one, Busy when its tenant has as many as
+        it may, Unprocessable when nothing can be launched.
         """
         preview_id, isolation = new_id("prv"), self._isolation()
 
-        async def change(tx: Transaction) -> Outcome[Preview]:
+        async def change(tx: Transaction) -> Outcome[tuple[bytes, Preview | None]]:
+            if key is not None and (answer := await self._answers.recall(tx, key)) is not None:
+                return Outcome((answer, None))
             known = await self._store.of_generation(tx, new.tenant, new.generation_id, lock=True)
             if known is not None and not known.is_over:
                 raise Conflict(
@@ -78,9 +86,16 @@ class Lifecycle:
             )
             await self._store.insert(tx, preview)
             await self._store.save_files(tx, preview.id, new.files)
-            return Outcome(preview, [self._draft(preview, self._status(preview, now))])
+            answer = msgspec.json.encode(view(preview, tx.epoch, self.address(preview)))
+            if key is not None:
+                await self._answers.remember(tx, key, answer)
+            return Outcome((answer, preview), [self._draft(preview, self._status(preview, now))])
 
         return (await self._channel.execute(change)).value
+
+    async def is_answered(self, key: IdempotencyKey) -> bool:
+        """Whether a launch with this key was taken. Raise Unprocessable when it was another one."""
+        return await self._answers.recall(self._store.pool, key) is not None
 
     async def change_files(
         self, preview_id: str, changes: Mapping[str, str | None], check: Callable[[Mapping[str, str]], object]

@@ -48,6 +48,10 @@ class StreamConnection(Protocol):
         """Close without sending what is left in the buffer."""
         ...
 
+    def close(self) -> None:
+        """Close when what is left in the buffer has been sent."""
+        ...
+
 
 class StreamingHttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol; the response must be chunked, as one without a length is.
@@ -96,6 +100,9 @@ class StreamingHttpProtocol(HttpToolsProtocol):
     def abort(self) -> None:
         self.transport.abort()
 
+    def close(self) -> None:
+        self.transport.close()
+
 
 class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol; no extension may be negotiated, so that a frame is the same for all."""
@@ -138,6 +145,9 @@ class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def close(self) -> None:
+        self.transport.close()
 
 
 def connection_of(scope: Any) -> StreamConnection:

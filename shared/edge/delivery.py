@@ -24,7 +24,7 @@ from shared.edge.connection import StreamConnection, wait_writable
 from shared.edge.sinks import Message, Sink
 from shared.protocol.control import Bookmark, Control, Gap, Hello, Live, StreamEnd
 from shared.protocol.ends import EndReason
-from shared.protocol.position import MAX_SEQ, LogState, ResetReason
+from shared.protocol.position import MAX_SEQ, LogState, ResetReason, is_position
 from shared.protocol.record import DELETED, Record
 
 if TYPE_CHECKING:  # the registry holds deliveries, and they use its settings and counters
@@ -215,7 +215,7 @@ class Delivery:
             await self._begin_with_current(start, hello=True)
             return
         self._read_from(start)
-        await self._control(start.after, self._hello(start))
+        await self._say_hello(start.after, start)
         if start.reset is not None:
             await self._control(start.after, start.reset_frame())
 
@@ -246,7 +246,7 @@ class Delivery:
         after = start.after if start.resumed else page.records[0].seq - 1 if page.records else head
         self._read_from(Start(page.state, head))
         if hello:
-            await self._control(after, self._hello(structs.replace(start, state=page.state, after=after)))
+            await self._say_hello(after, structs.replace(start, state=page.state, after=after))
         if start.reset is not None:
             await self._control(after, structs.replace(start, state=page.state).reset_frame())
         if self.subscription.filter.ends_with_subject:
@@ -349,6 +349,17 @@ class Delivery:
                 await self._say(message)
 
     # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _say_hello(self, seq: int, start: Start) -> None:
+        """Where a reset follows, its id is the position that was asked for: whoever is cut off between the two asks for
+        that again, and is told of the reset again.
+        """
+        assert self._reader is not None
+        self._epoch, self.sent_seq = self._reader.epoch, seq
+        position = f"{self._epoch}-{seq}"
+        if start.reset is not None and is_position(start.requested):
+            position = start.requested
+        await self._write(self._sink.wire(self._sink.format.control(position, self._hello(start))))
 
     async def _control(self, seq: int, frame: Control) -> None:
         assert self._reader is not None

@@ -46,6 +46,15 @@ def parse_after(text: str) -> Position | Anchor:
     return Position.parse(text)
 
 
+def is_position(text: str) -> bool:
+    """Whether `text` is a position, of whatever epoch."""
+    try:
+        Position.parse(text)
+    except MalformedPosition:
+        return False
+    return True
+
+
 class LogState(Struct, frozen=True):
     """A log at one moment: `head` is its last seq (0: empty), `oldest` the first seq still kept."""
 

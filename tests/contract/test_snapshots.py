@@ -101,6 +101,9 @@ class Wire:
             self._changed.clear()
             await self._changed.wait()
 
+    def close(self) -> None:
+        raise AssertionError("a stream closes nothing by itself")
+
     def stall(self, *, stalled: bool) -> None:
         self.stalled = stalled
         self._changed.set()

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.contract import Served
+from tests.support.contract import Served, sql
 from tests.support.previews import (
     LITESTAR,
     PREVIEWS,
@@ -490,3 +490,60 @@ async def test_a_new_one_after_the_end_takes_the_old_ones_place(client: httpx.As
     frames = await frames_of(tailrace.url, "sse", generation, after="start")
     assert {f.event["preview_id"] for f in frames if "preview_id" in f.event} == {new["id"]}
     assert files_of(tailrace.server, old["id"]) == []
+
+
+# ── sent again ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_launch_that_is_sent_again_with_its_key_gets_the_first_answer(client: httpx.AsyncClient) -> None:
+    generation = new_generation()
+    url, headers = preview_url(generation), {"idempotency-key": new_generation("key")}
+    answers = await asyncio.gather(*(client.post(url, json=recipe(), headers=headers) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.content for answer in answers}) == 1
+    await reached(client, generation, "running")
+    again = await client.post(url, params={"replace": "1"}, json=recipe(), headers=headers)
+    assert again.content == answers[0].content  # and it has replaced nothing
+    assert (await get(client, generation))["status"] == "running"
+    other = await client.post(url, json=recipe("pass"), headers=headers)
+    assert "another body" in await refused(other, 422)
+    other = await client.post(url, params={"replace": "1"}, json=recipe("pass"), headers=headers)
+    assert other.status_code == 422
+    assert (await client.post(url, json=recipe())).status_code == 409
+    assert "Idempotency-Key" in await refused(
+        await client.post(url, json=recipe(), headers={"idempotency-key": "x" * 300}), 400
+    )
+    await stop(client, generation)
+    assert len((await listed(client, generation_id=generation))[0]) == 1
+    elsewhere = new_generation()  # a key is that of one generation
+    assert (await client.post(preview_url(elsewhere), json=recipe(), headers=headers)).status_code == 202
+    await stop(client, elsewhere)
+
+
+async def test_a_launch_that_was_stored_and_cut_short_is_brought_to_its_program_when_it_is_sent_again(
+    client: httpx.AsyncClient, tailrace: Served
+) -> None:
+    generation = new_generation()
+    headers = {"idempotency-key": new_generation("key")}
+    first = await client.post(preview_url(generation), json=recipe(), headers=headers)
+    await stop(client, generation)
+    async with sql(tailrace.database_url) as database:  # as if the connection had broken at the commit
+        await database.execute("UPDATE previews.previews SET status = 'preparing' WHERE generation_id = $1", generation)
+    again = await client.post(preview_url(generation), json=recipe(), headers=headers)
+    assert (again.status_code, again.content) == (202, first.content)
+
+    async def is_running() -> bool:
+        return bool((await get(client, generation))["status"] == "running")
+
+    await eventually(is_running, "its program runs")
+    await stop_again(client, generation)
+
+
+async def stop_again(client: httpx.AsyncClient, generation: str) -> None:
+    """Stop one whose history has an end in it that was none."""
+    assert (await client.delete(preview_url(generation))).status_code == 202
+
+    async def is_stopped() -> bool:
+        return bool((await get(client, generation))["status"] == "stopped")
+
+    await eventually(is_stopped, "it is stopped")

@@ -551,6 +551,9 @@ class Memory:
     def abort(self) -> None:
         self.is_open = self.is_writable = False
 
+    def close(self) -> None:
+        self.abort()
+
 
 async def test_a_heartbeat_never_jumps_over_an_event_that_is_on_its_way(database_url: str) -> None:
     # In this process, for the moment between the first reader that is served and the last.

@@ -13,10 +13,6 @@ from msgspec import Struct
 from prometheus_client.metrics import MetricWrapperBase
 
 import shared
-from services.previews import api as previews_api
-from services.previews import requests as previews_requests
-from services.previews.events import SCHEMA as PREVIEWS_SCHEMA
-from services.previews.model import NEXT as PREVIEW_NEXT
 from services.runs import api as runs_api
 from services.runs import requests
 from services.runs import store as runs_store
@@ -36,8 +32,7 @@ from services.tasks.events import TERMINAL as TASKS_TERMINAL
 from services.tasks.lifecycle import check_patch
 from services.tasks.merge import merge
 from services.tasks.model import NEXT, TaskFields, TaskView
-from shared.edge import access, metrics, websocket
-from shared.edge.access import TicketAsked
+from shared.edge import metrics, websocket
 from shared.edge.admission import Follow
 from shared.edge.problems import BadInput
 from shared.edge.settings import PREFIX, Settings
@@ -112,8 +107,6 @@ BODIES: dict[str, type[Struct]] = {
         requests.FinishRun,
         tasks_requests.CreateTask,
         tasks_requests.TaskPage,
-        previews_requests.CreatePreview,
-        TicketAsked,
         Appended,
         Published,
     )
@@ -319,18 +312,6 @@ def test_the_table_of_moves_is_the_one_in_the_code() -> None:
     assert {before for before, after in table.items() if not after} == TASKS_TERMINAL
 
 
-def test_the_table_of_a_previews_moves_is_the_one_in_the_code() -> None:
-    table: dict[str, set[str]] = {}
-    for before, after in rows("docs/protocol.md", "status of a preview"):
-        table |= {status: set(words(after.removesuffix(", by a restart"))) for status in words(before)}
-    assert table == PREVIEW_NEXT
-
-
-def test_every_type_of_a_previews_events_is_told_with_its_delivery() -> None:
-    table = {name: delivery for name, delivery, _ in rows("docs/protocol.md", "type of a preview's event")}
-    assert table == {name: PREVIEWS_SCHEMA.delivery(name).value for name in PREVIEWS_SCHEMA.names}
-
-
 def test_every_reason_of_a_refused_move_is_told() -> None:
     told = [reason for reason, _ in rows("docs/protocol.md", "reason of a refused move")]
     known = {one or other for one, other in REFUSED.findall(Path(effects.__file__).read_text("utf-8"))}
@@ -393,7 +374,7 @@ def test_every_runner_is_told() -> None:
 def test_every_endpoint_is_told() -> None:
     told = set(re.findall(r"^\| `((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)`", text_of("docs/protocol.md"), re.MULTILINE))
     handled = set()
-    for handler in (*runs_api.HANDLERS, *tasks_api.HANDLERS, *previews_api.HANDLERS, access.issue_ticket):
+    for handler in (*runs_api.HANDLERS, *tasks_api.HANDLERS):
         for path in handler.paths:  # type: ignore[attr-defined]  # Litestar's decorators say only that it is callable
             for method in getattr(handler, "http_methods", {"GET"}):  # a WebSocket begins as a GET
                 handled.add(f"{method} {path.replace(':str', '')}")

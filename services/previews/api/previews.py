@@ -16,6 +16,7 @@ from services.previews.requests import ChangeFiles, CreatePreview, PreviewPage
 from services.previews.store import FILTERS
 from shared.edge.admission import AnyRequest, flag
 from shared.edge.etags import etag_of, is_known
+from shared.edge.idempotency import key_of
 from shared.edge.ids import is_name
 from shared.edge.listing import LIST_PARAMETERS, listing
 from shared.edge.principal import principal_of
@@ -27,7 +28,8 @@ from shared.protocol.position import Position
 async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data: CreatePreview) -> Response[Any]:
     """Launch a generated program. It is `preparing` now; its streams tell what becomes of it.
 
-    A generation has one active preview: another is refused with 409, or with `?replace=true` takes its place.
+    A generation has one active preview: another is refused with 409, or with `?replace=true` takes its place. With
+    `Idempotency-Key`, the same request gets the same answer.
     """
     if not is_name(generation_id):
         raise BadInput("a generation's id has 1 to 200 printable characters and no slash")
@@ -44,8 +46,7 @@ async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data
     except LaunchFailed as error:
         raise BadInput(str(error)) from None
     backend.check_files(data.files)
-    if flag(request, "replace"):
-        await backend.replace(principal.tenant, generation_id)
+    key = key_of(request, f"launch {generation_id}", data)
     new = NewPreview(
         tenant=principal.tenant,
         owner=principal.owner,
@@ -54,8 +55,7 @@ async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data
         recipe=recipe,
         files=data.files,
     )
-    preview = await backend.launch(new)
-    return _shown(backend.shown(preview), status=202)
+    return _shown(await backend.launch(new, key, replace=flag(request, "replace")), status=202)
 
 
 @get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS))

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from services.previews.model import SERVING, Preview, passage_of
 from services.previews.passage import http, websocket
-from services.previews.passage.headers import COOKIE, cookie_in, is_service_worker
+from services.previews.passage.headers import COOKIE, cookies_in, is_service_worker
 from services.previews.passage.way import Way
 from services.previews.program import Program
 from services.previews.programs import Programs
@@ -25,6 +25,7 @@ from shared.edge.problems import Away, Conflict, Forbidden, Missing, Problem
 from shared.edge.tickets import Tickets
 
 PASSAGE = re.compile(r"/api/v1/generations/([^/]+)/preview/app(/.*)?", re.DOTALL)
+_RAW_PASSAGE = re.compile(PASSAGE.pattern.encode(), re.DOTALL)
 MAX_COOKIES = 1_000
 
 
@@ -53,16 +54,17 @@ class Doors:
         preview_id = label.replace("-", "_", 1)
         return preview_id if domain == self._domain and is_id("prv", preview_id) else None
 
-    async def passage(self, scope: Any, receive: Any, send: Any, match: "re.Match[str]") -> None:
+    async def passage(self, scope: Any, receive: Any, send: Any) -> None:
         """`…/preview/app/…`: for programs, with the caller's own credentials."""
-        raw = _path(scope)
-        parts = raw.split(b"/preview/app", 1)
-        path = parts[1] if len(parts) == 2 else b""
         try:
+            match = _RAW_PASSAGE.fullmatch(_path(scope))
+            if match is None:
+                raise Missing("There is nothing at this URL.")  # a slash of the passage's own was escaped
             tenant = principal_of_scope(scope).tenant
-            preview = await self._subscriptions.require(tenant, unquote(raw.split(b"/")[4].decode("latin-1")))
+            preview = await self._subscriptions.require(tenant, unquote(match[1].decode("latin-1")))
+            _refuse_service_worker(scope)
             program = self._program(preview)
-            await hand_through(scope, receive, send, Way(program.socket, _target(scope, path or b"/"), "passage"))
+            await hand_through(scope, receive, send, Way(program.socket, _target(scope, match[2] or b"/"), "passage"))
         except (Problem, LogUnavailable) as problem:
             await _tell(send, scope, problem)
 
@@ -76,11 +78,9 @@ class Doors:
             if ticket is not None and scope["type"] == "http":
                 await self._admit(scope, send, preview, ticket)
                 return
-            cookie = cookie_in(scope["headers"])
-            if cookie is None or self._entered.get(_hash(cookie)) != preview.id:
+            if not any(self._entered.get(_hash(cookie)) == preview.id for cookie in cookies_in(scope["headers"])):
                 raise Forbidden("Enter with a ticket: POST /api/v1/stream-tickets gives one for the preview's passage.")
-            if is_service_worker(scope["headers"]):
-                raise Forbidden("A preview cannot install a service worker: it would outlive the preview.")
+            _refuse_service_worker(scope)
             program = self._program(preview)
             await hand_through(scope, receive, send, Way(program.socket, _target(scope, _path(scope)), "origin"))
         except (Problem, LogUnavailable) as problem:
@@ -105,7 +105,7 @@ class Doors:
         secure = "; Secure" if scope["scheme"] == "https" else ""
         told = f"{COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax{secure}"
         headers = [
-            (b"location", b"/" + _path(scope).lstrip(b"/")),  # //elsewhere is another host
+            (b"location", b"/" + _path(scope).lstrip(b"/\\")),  # //elsewhere is another host, and so is /\elsewhere
             (b"set-cookie", told.encode()),
             (b"cache-control", b"no-store"),
             (b"referrer-policy", b"no-referrer"),
@@ -129,6 +129,11 @@ def _path(scope: Any) -> bytes:
 def _target(scope: Any, path: bytes) -> bytes:
     query: bytes = scope["query_string"]
     return path + (b"?" + query if query else b"")
+
+
+def _refuse_service_worker(scope: Any) -> None:
+    if is_service_worker(scope["headers"]):
+        raise Forbidden("A preview cannot install a service worker: it would outlive the preview.")
 
 
 def _ticket_in(scope: Any) -> str | None:

@@ -18,7 +18,10 @@ _HANDSHAKE = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-ex
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
 _OURS = (b"authorization", b"last-event-id", b"tailrace-lease", b"idempotency-key", b"x-request-id")
 _OWN = (b"date", b"server")  # of whoever answers, and that is us
-_KEPT_FROM_BROWSERS = (b"clear-site-data", b"service-worker-allowed", b"alt-svc", b"strict-transport-security")
+_KEPT_FROM_BROWSERS = (
+    *(b"clear-site-data", b"service-worker-allowed", b"alt-svc", b"strict-transport-security"),
+    *(b"nel", b"report-to", b"accept-ch", b"critical-ch"),  # reports and hints of a whole origin
+)
 SANDBOX = (
     b"content-security-policy",
     b"sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads",
@@ -51,8 +54,11 @@ def outward(headers: Iterable[Header], door: Door) -> list[Header]:
     """What the caller is sent of an answer's headers."""
     headers = [(name.lower(), value) for name, value in headers]
     named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
+    chunked = any(name == b"transfer-encoding" for name, _ in headers)
     passed: list[Header] = []
     for name, value in headers:
+        if name == b"content-length" and chunked:
+            continue  # RFC 9112, 6.3: it does not count
         if name in _NEIGHBOURS or name in named or name in _OWN or name in _KEPT_FROM_BROWSERS:
             continue
         if name == b"set-cookie" and (door == "passage" or _is_ours(value)):
@@ -66,18 +72,18 @@ def outward(headers: Iterable[Header], door: Door) -> list[Header]:
 def without_cookie(value: bytes) -> bytes:
     """A Cookie header without ours."""
     pairs = (pair.strip() for pair in value.split(b";"))
-    return b"; ".join(pair for pair in pairs if pair and pair.partition(b"=")[0].strip() != COOKIE.encode())
+    return b"; ".join(pair for pair in pairs if pair and not _is_ours(pair))
 
 
-def cookie_in(headers: Iterable[Header]) -> str | None:
-    """Our cookie's value."""
-    for name, value in headers:
-        if name.lower() == b"cookie":
-            for pair in value.split(b";"):
-                key, _, text = pair.strip().partition(b"=")
-                if key == COOKIE.encode():
-                    return str(text, "latin-1")
-    return None
+def cookies_in(headers: Iterable[Header]) -> list[str]:
+    """The values of all cookies of our name: a page can add one of a longer path, or of a parent domain, to ours."""
+    return [
+        str(pair.partition(b"=")[2].strip(), "latin-1")
+        for name, value in headers
+        if name.lower() == b"cookie"
+        for pair in value.split(b";")
+        if _is_ours(pair)
+    ]
 
 
 def without_domain(value: bytes) -> bytes:
@@ -88,7 +94,8 @@ def without_domain(value: bytes) -> bytes:
 
 
 def _is_ours(value: bytes) -> bool:
-    return value.partition(b"=")[0].strip() == COOKIE.encode()
+    """A cookie without a name is sent as its value alone, which may look like ours."""
+    return value.partition(b";")[0].strip(b" \t=").partition(b"=")[0].strip() == COOKIE.encode()
 
 
 def is_service_worker(headers: Iterable[Header]) -> bool:

@@ -9,6 +9,7 @@ import httpx
 from services.previews.passage.headers import Door, inward, outward
 from services.previews.passage.way import Way
 from shared.channel.tasks import end
+from shared.edge.connection import connection_of
 from shared.edge.problems import MEDIA_TYPE, http_document
 
 CONNECT_SECONDS = 5.0
@@ -71,8 +72,9 @@ async def hand_through(scope: Any, receive: Any, send: Any, way: Way) -> None:
             await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(leaving, answering)
-        if answering.done() and not answering.cancelled():
-            answering.result()
+        if answering.done() and not answering.cancelled() and not answering.result():
+            connection_of(scope).close()  # the caller must not take for whole what is not
+            await caller.left()
 
 
 def _request_headers(scope: Any, door: Door) -> list[tuple[bytes, bytes]]:
@@ -81,21 +83,22 @@ def _request_headers(scope: Any, door: Door) -> list[tuple[bytes, bytes]]:
     return inward(scope["headers"], door, host=host, scheme=scope["scheme"], client=client)
 
 
-async def _answer(transport: httpx.AsyncHTTPTransport, request: httpx.Request, caller: _Caller, door: Door) -> None:
+async def _answer(transport: httpx.AsyncHTTPTransport, request: httpx.Request, caller: _Caller, door: Door) -> bool:
+    """False: the program left in the middle of its answer."""
     try:
         response = await transport.handle_async_request(request)
     except _Left:
-        return
+        return True
     except (httpx.RequestError, OSError) as error:
         detail = f"the program did not answer: {str(error) or type(error).__name__}"
         await refuse(caller.send, caller.scope, 502, detail)
-        return
+        return True
     caller.has_been_read()  # what the program has not waited for it will not get
     try:
         status = response.status_code
         if status > MAX_STATUS:
             await refuse(caller.send, caller.scope, 502, f"the program answered with {status}, which is no status")
-            return
+            return True
         headers = outward(response.headers.raw, door)
         if status in BODILESS:  # the length of what there would be: our server would wait for that much
             headers = [(name, value) for name, value in headers if name != b"content-length"]
@@ -104,8 +107,11 @@ async def _answer(transport: httpx.AsyncHTTPTransport, request: httpx.Request, c
         async for chunk in response.stream:
             await caller.send({"type": "http.response.body", "body": chunk, "more_body": True})
         await caller.send({"type": "http.response.body", "body": b"", "more_body": False})
+    except (httpx.RequestError, OSError):
+        return False
     finally:
         await response.aclose()
+    return True
 
 
 async def refuse(
