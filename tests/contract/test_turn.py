@@ -44,6 +44,11 @@ class Worker:
         else:
             self._end.set_exception(error)
 
+    async def end(self) -> None:
+        """What `work` comes to, in time."""
+        async with asyncio.timeout(SECONDS):
+            await self.task
+
     async def stop(self) -> None:
         if self.task.done():
             return
@@ -115,7 +120,7 @@ async def test_one_works_and_the_next_when_it_has_ended(database_url: str) -> No
             assert len(await holders(database)) == 1
             assert sum(worker.at_work.is_set() for worker in made) == 1
             working.finish()
-            await working.task
+            await working.end()
             waiting.remove(working)
         await until_sessions(database, 0)
 
@@ -125,7 +130,7 @@ async def test_what_the_work_raises_is_raised_and_the_turn_is_free(database_url:
         first = await at_work(made)
         first.finish(PermissionError("no"))
         with pytest.raises(PermissionError, match="no"):
-            await first.task
+            await first.end()
         second = await at_work(made)
         assert second is not first
         await until_sessions(database, 1)
@@ -140,7 +145,7 @@ async def test_cancelling_leaves_no_session(database_url: str, which: str) -> No
         cancelled = working if which == "the one at work" else waiting
         cancelled.task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await cancelled.task
+            await cancelled.end()
         await until_sessions(database, 1)
         assert cancelled.was_cancelled == (cancelled is working)
         assert await at_work(made) is not cancelled
@@ -185,7 +190,7 @@ async def test_a_holder_whose_session_ends_stops_working_and_another_begins(data
         (holder,) = await holders(database)
         assert await database.fetchval("SELECT pg_terminate_backend($1)", holder)
         with pytest.raises(LogUnavailable):
-            await first.task
+            await first.end()
         assert first.was_cancelled
         second = await at_work(made)
         assert second is not first
@@ -202,7 +207,7 @@ async def test_a_session_that_ends_while_it_waits_is_told(database_url: str) -> 
             if pid != holder:
                 assert await database.fetchval("SELECT pg_terminate_backend($1)", pid)
         with pytest.raises(LogUnavailable):
-            await waiting.task
+            await waiting.end()
         assert working.at_work.is_set()
 
 
@@ -236,4 +241,4 @@ async def test_without_a_database_it_is_told() -> None:
     async with opened("postgresql://postgres@127.0.0.1:1/none") as nowhere:
         worker = Worker(nowhere)
         with pytest.raises(LogUnavailable):
-            await worker.task
+            await worker.end()

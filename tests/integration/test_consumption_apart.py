@@ -23,7 +23,7 @@ from tests.support.consumption import (
     snapshots,
     task_of,
 )
-from tests.support.contract import RUNS, metric
+from tests.support.contract import RUNS, metric, sql
 from tests.support.readers import eventually
 from tests.support.server import Server, running
 
@@ -264,6 +264,21 @@ async def test_of_three_one_consumes_and_when_it_is_gone_another(database_url: s
             assert (task["status"], task["progress"]["done"]) == ("succeeded", 4)
             await client.aclose()
         await each_change_was_told_once(at.tasks)
+
+
+async def test_news_that_another_has_dealt_with_meanwhile_are_refused(database_url: str) -> None:
+    async with apart(database_url) as at:
+        task_id = await new_task(at.tasks)
+        run, other = await held_run(at.runs, task_id), await held_run(at.runs, task_id)
+        await heard(database_url)
+        async with sql(database_url) as another, another.transaction():
+            await another.execute("SELECT FROM tasks.log FOR UPDATE")  # every change begins with this lock
+            await run.finish()
+            await another.execute("UPDATE tasks.feeds SET position = (SELECT epoch || '-' || head FROM runs.log)")
+        await other.finish("failed", "boom")
+        await heard(database_url)
+        assert await at.states(task_id) == [("running", 1, 2)]  # of `other`: the news of `run` were not this one's
+        assert any("any more" in line for line in at.tasks_server.output)
 
 
 async def test_one_that_is_frozen_is_replaced_and_refused_when_it_wakes(database_url: str) -> None:

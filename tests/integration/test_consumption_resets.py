@@ -6,11 +6,13 @@ runs service and the tasks service are processes of their own, over one database
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from shared.channel.postgres import Database, PostgresEventLog
+from shared.client.consume import MAX_BATCH
 from tests.support.consumption import (
     TASKS,
     Apart,
@@ -24,7 +26,7 @@ from tests.support.consumption import (
     snapshots,
     task_of,
 )
-from tests.support.contract import RUNS
+from tests.support.contract import RUNS, sql
 from tests.support.readers import eventually
 from tests.support.server import ROOT
 
@@ -228,6 +230,70 @@ async def test_runs_that_a_restore_has_taken_back_are_taken_back(database_url: s
         await heard(database_url)
         assert await at.states(several, ended) == [("failed", 2, 2), ("succeeded", 1, 1)]
         assert await refusals(database_url) == []
+        await check_snapshots(at)
+
+
+# ── what happens while the state is read ───────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def held_up(at: Apart, lock: str, *args: object) -> AsyncIterator[None]:
+    """The tasks service starts over, and the block begins when it waits for what this statement locks."""
+    await at.tasks_server.kill()
+    await unknown(at)
+    async with sql(at.database_url) as blocking, blocking.transaction():
+        await blocking.fetch(lock, *args)
+        pid = blocking.get_server_pid()
+        await at.tasks_server.start()
+
+        async def waits() -> bool:
+            return bool(
+                await at.database.fetchval(
+                    """SELECT count(*) FROM pg_stat_activity
+                       WHERE application_name = 'tailrace appender' AND $1 = ANY(pg_blocking_pids(pid))""",
+                    pid,
+                )
+            )
+
+        await eventually(waits, "it waits")
+        yield
+
+
+async def test_what_the_list_has_told_the_feed_does_not_tell_again(database_url: str) -> None:
+    async with apart(database_url) as at:
+        task_id = await new_task(at.tasks)
+        asking, other = await held_run(at.runs, task_id), await held_run(at.runs, task_id)
+        await heard(database_url)
+        told = len(await snapshots(at.tasks, task_id))
+        async with held_up(at, "SELECT FROM tasks.log FOR UPDATE"):  # it knows the head, and has not read the list
+            await asking.tell({"type": "client_input_requested"})
+            noise = {"task": "work", "runner": "nobody", "count": 100, "stagger_ms": 0}
+            for _ in range(MAX_BATCH // 100 + 1):  # so that the feed brings the question and its answer apart
+                (await at.runs.post(f"{RUNS}/batch", json=noise)).raise_for_status()
+            (await at.runs.post(f"{RUNS}/{asking.id}/input", json={"input": "yes"})).raise_for_status()
+            await asking.finish()
+        await heard(database_url)
+        since = (await snapshots(at.tasks, task_id))[told:]
+        assert [(snapshot["status"], snapshot["progress"]["done"]) for snapshot in since] == [("running", 1)]
+        await other.finish()
+        await heard(database_url)
+        assert await at.states(task_id) == [("succeeded", 2, 2)]
+
+
+async def test_what_happens_after_the_list_was_read_the_feed_tells(database_url: str) -> None:
+    async with apart(database_url) as at:
+        task_id = await new_task(at.tasks)
+        run, other = await held_run(at.runs, task_id), await held_run(at.runs, task_id)
+        await heard(database_url)
+        await run.finish()
+        await heard(database_url)
+        await at.database.execute("UPDATE tasks.task_runs SET seq = 1")  # so that the list has something to tell
+        async with held_up(at, "SELECT FROM tasks.tasks WHERE id = $1 FOR UPDATE", task_id):
+            await other.finish()
+            late = await held_run(at.runs, task_id)
+        await heard(database_url)
+        assert await at.states(task_id) == [("succeeded", 2, 2)]
+        assert {refusal.subject for refusal in await refusals(database_url)} == {f"run/{late.id}"}
         await check_snapshots(at)
 
 
