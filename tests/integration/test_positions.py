@@ -391,3 +391,13 @@ async def test_resets_while_the_log_is_busy_lose_nothing(client: httpx.AsyncClie
     after = stored(frames[last_reset:])
     assert after == await events_of(client, run_id)
     assert {str(frame.id).partition("-")[0] for frame in after} == {"busy3"}
+
+
+async def test_a_client_cut_off_between_hello_and_its_reset_is_told_of_it_again(client: httpx.AsyncClient) -> None:
+    run_id = await ended_run(client, 1)
+    position = "zzzzzz-7"  # of another epoch
+    for _ in range(2):
+        frames = await read_to_end(client, f"{RUNS}/{run_id}/stream", headers=[(b"last-event-id", position.encode())])
+        assert types_of(frames[:2]) == ["hello", "reset"]
+        position = str(frames[0].id)
+    assert position == "zzzzzz-7"
