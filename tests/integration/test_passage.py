@@ -605,7 +605,6 @@ async def test_an_upload_cut_short_is_not_a_whole_one_for_the_program(door: Door
     await eventually(both, "the program sees both uploads end", SECONDS)
 
 
-@pytest.mark.xfail(reason="httpx reads no answer before the whole request is sent", strict=True)
 async def test_what_is_uploaded_comes_back_while_it_is_uploaded(door: Door) -> None:
     answered, given = 0, asyncio.Semaphore(1)
 
