@@ -1,4 +1,4 @@
-"""Storing output when the answers of the database are lost: before the commit, or after it."""
+"""Storing output and telling statuses when answers of the database are lost: before the commit, or after it."""
 
 import asyncio
 import random
@@ -7,15 +7,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import pytest
 
 from services.previews.capture import CaptureLimits
 from services.previews.events import SCHEMA
+from services.previews.lifecycle import Lifecycle
 from services.previews.logs import Kept, Logs
-from services.previews.store import STEPS
+from services.previews.model import Health, NewPreview, Recipe
+from services.previews.store import STEPS, PreviewStore
 from services.previews.writer import Source, Writer
 from shared.channel.channel import Channel, ChannelLimits
 from shared.channel.log import LogUnavailable
 from shared.channel.postgres import Database, PostgresEventLog
+from shared.edge.problems import Conflict
 from tests.support.readers import seeded
 
 SOURCE = Source("default", "prv_01jzzzzzzzzzzzzzzzzzzzzzzz", "gen")
@@ -109,3 +113,33 @@ async def test_output_that_json_makes_longer_is_stored(database_url: str) -> Non
     for event in events:
         lines[event["line"]] = lines.get(event["line"], 0) + len(event["message"])
     assert list(lines.values()) == [6_000_000, 4_000_000, 3_000_000]
+
+
+async def test_what_became_of_a_preview_is_told_once_though_the_answer_was_lost(database_url: str) -> None:
+    """Each step is taken again, as after an answer that was lost."""
+    async with log_of(database_url) as (channel, database):
+        store = PreviewStore("previews", database)
+        lifecycle = Lifecycle(channel, store, "host", lambda: "process", lambda preview: f"http://{preview.label}/")
+        recipe = Recipe(entry="", command=["true"], env={}, health=Health(), ttl_seconds=60, network=False)
+        new = NewPreview(
+            tenant="default", owner="local", generation_id="gen", kind="command", recipe=recipe, files={"a": "a"}
+        )
+        _, preview = await lifecycle.create(new, quota=1)
+        assert preview is not None
+        for _ in range(2):
+            await lifecycle.move(preview.id, "starting")
+        for _ in range(2):
+            await lifecycle.ready(preview.id, 5)
+        for _ in range(2):
+            running = await lifecycle.move(preview.id, "stopping")
+        for _ in range(2):
+            assert (await lifecycle.again(running)).attempt == 2
+        await lifecycle.move(preview.id, "starting")
+        for _ in range(2):
+            await lifecycle.move(preview.id, "failed", message="m")
+        with pytest.raises(Conflict):
+            await lifecycle.move(preview.id, "running")
+        rows = await database.fetch("SELECT data FROM previews.events ORDER BY seq")
+        told = [event.get("status", event["type"]) for event in (msgspec.json.decode(row["data"]) for row in rows)]
+    once = ["preparing", "starting", "running", "ready", "stopping"]
+    assert told == [*once, "preparing", "starting", "failed"]
