@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from tests.support.contract import Served, problem_of, sql
+from tests.support.postgres import OwnPostgres
 from tests.support.previews import (
     SERVE,
     ended,
@@ -32,6 +33,7 @@ from tests.support.previews import (
     stop,
 )
 from tests.support.readers import eventually
+from tests.support.server import running as server_running
 
 SETTINGS = {"previews_per_tenant": 60, "preview_ttl_seconds": 600}
 TICKETS = "/api/v1/stream-tickets"
@@ -605,7 +607,6 @@ async def test_an_upload_cut_short_is_not_a_whole_one_for_the_program(door: Door
     await eventually(both, "the program sees both uploads end", SECONDS)
 
 
-@pytest.mark.xfail(reason="httpx reads no answer before the whole request is sent", strict=True)
 async def test_what_is_uploaded_comes_back_while_it_is_uploaded(door: Door) -> None:
     answered, given = 0, asyncio.Semaphore(1)
 
@@ -1160,9 +1161,10 @@ async def test_hosts_that_only_look_like_a_previews_reach_no_program(
         "run-01jzzzzzzzzzzzzzzzzzzzzzzz.localhost",
     ):
         door = Door("origin", tailrace.url, "", {"host": host, "cookie": cookie}, "")
-        answer = await door.ask("GET", "/seen")
-        assert answer.status_code in (400, 404), (host, answer.text)
-        assert '"target"' not in answer.text
+        for target in ("/seen", f"{preview_url('nothing-like-this')}/app/seen"):
+            answer = await door.ask("GET", target)
+            assert answer.status_code in (400, 404), (host, answer.text)
+            assert '"target"' not in answer.text
     unknown = Door("origin", tailrace.url, "", {"host": "prv-01jzzzzzzzzzzzzzzzzzzzzzzz.localhost"}, "")
     assert problem_of(await unknown.ask("GET", "/"), 404)["detail"] == "There is no such preview."
 
@@ -1358,3 +1360,65 @@ async def test_hundreds_of_websockets_at_once_pass_and_leave_nothing(door: Door,
         assert {await opened.recv() for opened in sockets} == {"x"}
         assert opened_files() >= before + 600
     await eventually(lambda: opened_files() <= before + 5, "all are closed", SECONDS)
+
+
+async def test_a_message_of_a_callers_is_as_long_as_any_message_to_us(door: Door) -> None:
+    async with door.socket("/told") as opened:
+        await opened.recv()
+        await opened.send(bytes(64 * 1024 + 1))
+        with pytest.raises(ConnectionClosed):
+            await opened.recv()
+        assert opened.close_code == 1009
+    await door.notices(["closed", 1009, "frame with 65537 bytes exceeds limit of 65536 bytes"])
+
+
+# ── the end of the service ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_service_that_leaves_waits_for_nobody_in_its_doors(database_url: str) -> None:
+    async with server_running(database_url) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        preview = await launched(client)
+        door = await door_to(client, server.url, preview, "passage")
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(20):
+                opened = await stack.enter_async_context(door.socket("/told"))
+                await opened.recv()
+                stream = await stack.enter_async_context(door.stream("GET", "/events?name=end"))
+                await anext(stream.aiter_raw())
+            asking = asyncio.create_task(door.ask("GET", "/slow?name=end"))
+            await door.notices("asked end")
+            async with asyncio.timeout(8):
+                assert await server.end() == 0
+            await asyncio.wait([asking])
+            assert asking.exception() is not None or asking.result().status_code >= 500
+        assert "never retrieved" not in "".join(server.output)
+
+
+async def test_without_the_database_the_doors_say_so_and_what_is_open_stays(own_postgres: OwnPostgres) -> None:
+    postgres = own_postgres()
+    url = await postgres.start()
+    async with server_running(url) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        preview = await launched(client)
+        doors = [await door_to(client, server.url, preview, name) for name in ("passage", "origin")]
+        async with doors[0].socket("/told") as opened:
+            await opened.recv()
+            await postgres.stop()
+            for door in doors:
+                answer = await door.ask("POST", "/seen", content=b"x")
+                problem_of(answer, 503)
+                assert int(answer.headers["retry-after"]) >= 1
+                with pytest.raises(InvalidStatus) as refusal:
+                    async with door.socket("/told"):
+                        pass
+                assert refusal.value.response.status_code == 503
+            closed = Door("origin", server.url, "", {"host": host_of(preview)}, "")
+            problem_of(await closed.ask("GET", "/?ticket=x"), 503)
+            await opened.send("still here")
+            assert await opened.recv() == "still here"
+            await postgres.start()
+
+            async def answers() -> bool:
+                return {(await door.ask("GET", "/seen")).status_code for door in doors} == {200}
+
+            await eventually(answers, "the doors are open again", SECONDS)
+        assert "Exception in ASGI" not in "".join(server.output)

@@ -364,6 +364,17 @@ async def test_files_too_large_together_are_refused_also_when_they_come_one_by_o
     assert len((await get(client, generation))["files"]) == number == 9
 
 
+async def test_what_would_be_too_much_is_not_written_where_the_program_runs(client: httpx.AsyncClient) -> None:
+    generation = new_generation()
+    await running(client, generation, files={f"{n}.txt": "" for n in range(1_999)})
+    assert (await change(client, generation, **{"one.txt": "1"})).status_code == 200
+    assert "2,001 files" in await refused(await change(client, generation, **{"two.txt": "2", "0.txt": "0"}), 400)
+    look = "answer = [os.path.exists('one.txt'), os.path.exists('two.txt'), os.path.getsize('0.txt')]"
+    assert await tell(client, generation, look) == "[True, False, 0]"
+    assert (await change(client, generation, **{"two.txt": "2", "one.txt": None})).status_code == 200
+    await stop(client, generation)
+
+
 async def test_changes_at_the_same_time_are_all_kept(client: httpx.AsyncClient) -> None:
     generation = new_generation()
     await running(client, generation)

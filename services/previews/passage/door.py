@@ -51,8 +51,10 @@ class Doors:
         """The id of the preview whose own origin this is."""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         label, _, domain = name.lower().partition(".")
+        if domain != self._domain or "_" in label:  # an id as it stands is no name of a host
+            return None
         preview_id = label.replace("-", "_", 1)
-        return preview_id if domain == self._domain and is_id("prv", preview_id) else None
+        return preview_id if is_id("prv", preview_id) else None
 
     async def passage(self, scope: Any, receive: Any, send: Any) -> None:
         """`…/preview/app/…`: for programs, with the caller's own credentials."""

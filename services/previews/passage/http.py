@@ -4,17 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
-
+from services.previews.passage.exchange import Exchange, Unanswered, connected
 from services.previews.passage.headers import Door, inward, outward
 from services.previews.passage.way import Way
 from shared.channel.tasks import end
 from shared.edge.connection import connection_of
 from shared.edge.problems import MEDIA_TYPE, http_document
 
-CONNECT_SECONDS = 5.0
 MAX_STATUS, BODILESS = 599, (204, 304)
-TIMEOUT = {"connect": CONNECT_SECONDS, "read": None, "write": None, "pool": None}  # how long it works is its affair
 
 
 class _Left(Exception):
@@ -27,14 +24,10 @@ class _Caller:
     def __init__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scope = scope
         self.send = send
-        self.has_body = not {name for name, _ in scope["headers"]}.isdisjoint((b"content-length", b"transfer-encoding"))
+        names = {name for name, _ in scope["headers"]}
+        self.has_length = b"content-length" in names
+        self.has_body = self.has_length or b"transfer-encoding" in names
         self._receive = receive
-        self._read = asyncio.Event()  # the body, or as much of it as the program wanted
-        if not self.has_body:
-            self.has_been_read()
-
-    def has_been_read(self) -> None:
-        self._read.set()
 
     async def body(self) -> AsyncIterator[bytes]:
         """Raise _Left: a body that merely ended here would be a complete one for the program."""
@@ -45,12 +38,10 @@ class _Caller:
             if message.get("body"):
                 yield message["body"]
             if not message.get("more_body"):
-                self.has_been_read()
                 return
 
     async def left(self) -> None:
-        """Wait until it has gone. While its body is being read, that reading notices."""
-        await self._read.wait()
+        """Wait until it has gone."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -58,59 +49,70 @@ class _Caller:
 async def hand_through(scope: Any, receive: Any, send: Any, way: Way) -> None:
     """Answer a request with the program's answer."""
     caller = _Caller(scope, receive, send)
-    request = httpx.Request(
-        scope["method"],
-        "http://preview/",
-        headers=_request_headers(scope, way.door),
-        content=caller.body() if caller.has_body else None,
-        extensions={"timeout": TIMEOUT, "target": way.target},  # a URL of httpx's would be put in order
-    )
-    async with httpx.AsyncHTTPTransport(uds=str(way.socket), verify=False) as transport:  # TLS takes 30 ms to set up
-        answering = asyncio.create_task(_answer(transport, request, caller, way.door), name="answer")
-        leaving = asyncio.create_task(caller.left(), name="caller")
-        try:
-            await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await end(leaving, answering)
-        if answering.done() and not answering.cancelled() and not answering.result():
-            connection_of(scope).close()  # the caller must not take for whole what is not
-            await caller.left()
+    try:
+        async with connected(way.socket) as program:
+            program.begin(scope["method"], way.target, _request_headers(caller, way.door))
+            asking = asyncio.create_task(_ask(program, caller), name="asking")
+            answering = asyncio.create_task(_answer(program, caller, way.door), name="answering")
+            try:
+                await asyncio.wait([asking, answering], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await end(asking, answering)
+    except OSError as error:
+        await refuse(send, scope, 502, f"the program did not answer: {str(error) or type(error).__name__}")
+        return
+    except ValueError as error:
+        await refuse(send, scope, 400, f"this request cannot be handed on: {error}")
+        return
+    if asking.done() and not asking.cancelled():
+        asking.result()
+    if answering.done() and not answering.cancelled() and not answering.result():
+        connection_of(scope).close()  # the caller must not take for whole what is not
+        await caller.left()
 
 
-def _request_headers(scope: Any, door: Door) -> list[tuple[bytes, bytes]]:
+def _request_headers(caller: _Caller, door: Door) -> list[tuple[bytes, bytes]]:
+    scope = caller.scope
     host = next((str(value, "latin-1") for name, value in scope["headers"] if name == b"host"), "preview")
     client = (scope.get("client") or ("",))[0]
-    return inward(scope["headers"], door, host=host, scheme=scope["scheme"], client=client)
+    headers = inward(scope["headers"], door, host=host, scheme=scope["scheme"], client=client)
+    if caller.has_body and not caller.has_length:
+        headers.append((b"transfer-encoding", b"chunked"))
+    return headers
 
 
-async def _answer(transport: httpx.AsyncHTTPTransport, request: httpx.Request, caller: _Caller, door: Door) -> bool:
+async def _ask(program: Exchange, caller: _Caller) -> None:
+    """Returns when the caller has gone."""
+    try:
+        await program.send(caller.body() if caller.has_body else None)
+    except _Left:
+        return
+    except OSError:
+        pass  # the program takes no more
+    await caller.left()
+
+
+async def _answer(program: Exchange, caller: _Caller, door: Door) -> bool:
     """False: the program left in the middle of its answer."""
     try:
-        response = await transport.handle_async_request(request)
-    except _Left:
+        head = await program.head()
+    except Unanswered as error:
+        await refuse(caller.send, caller.scope, 502, f"the program did not answer: {error}")
         return True
-    except (httpx.RequestError, OSError) as error:
-        detail = f"the program did not answer: {str(error) or type(error).__name__}"
-        await refuse(caller.send, caller.scope, 502, detail)
+    status = head.status_code
+    if status > MAX_STATUS:
+        await refuse(caller.send, caller.scope, 502, f"the program answered with {status}, which is no status")
         return True
-    caller.has_been_read()  # what the program has not waited for it will not get
+    headers = outward(head.headers.raw_items(), door)
+    if status in BODILESS:  # the length of what there would be: our server would wait for that much
+        headers = [(name, value) for name, value in headers if name != b"content-length"]
+    await caller.send({"type": "http.response.start", "status": status, "headers": headers})
     try:
-        status = response.status_code
-        if status > MAX_STATUS:
-            await refuse(caller.send, caller.scope, 502, f"the program answered with {status}, which is no status")
-            return True
-        headers = outward(response.headers.raw, door)
-        if status in BODILESS:  # the length of what there would be: our server would wait for that much
-            headers = [(name, value) for name, value in headers if name != b"content-length"]
-        await caller.send({"type": "http.response.start", "status": status, "headers": headers})
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        async for chunk in response.stream:
+        async for chunk in program.body():
             await caller.send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await caller.send({"type": "http.response.body", "body": b"", "more_body": False})
-    except (httpx.RequestError, OSError):
+    except Unanswered:
         return False
-    finally:
-        await response.aclose()
+    await caller.send({"type": "http.response.body", "body": b"", "more_body": False})
     return True
 
 

@@ -10,8 +10,9 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.uri import WebSocketURI
 
+from services.previews.passage.exchange import CONNECT_SECONDS
 from services.previews.passage.headers import inward
-from services.previews.passage.http import CONNECT_SECONDS, refuse
+from services.previews.passage.http import refuse
 from services.previews.passage.way import Way
 from shared.channel.tasks import end
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from services.previews.capture import (
     OVERHEAD_BYTES,
+    SLOW_BUFFER_BYTES,
     CaptureBuffer,
     Captured,
     CaptureLimits,
@@ -162,6 +163,36 @@ def test_a_clock_set_back_gives_and_takes_nothing() -> None:
     assert len(take(buffer, now=at(100))) == 2
     assert take(buffer, now=at(0)) == []
     assert len(take(buffer, now=at(1))) == 1
+
+
+def test_slowed_down_it_says_so_first_holds_little_and_gives_what_is_new() -> None:
+    buffer = CaptureBuffer(CaptureLimits())
+    put(buffer, *(f"{number:010}" for number in range(10_000)))
+    buffer.slow_down(10, "slowly now", NOW)
+    held = SLOW_BUFFER_BYTES // (OVERHEAD_BYTES + 10)
+    assert len(buffer) == held + 2  # what is said, and the line for what was dropped
+    put(buffer, *(f"{number:010}" for number in range(10_000, 30_000)))  # and still it comes first
+    taken = take(buffer)
+    assert [captured.message for captured in taken[:3]] == [
+        "slowly now",
+        f"lines dropped: {30_000 - held}",
+        f"{30_000 - held:010}",
+    ]
+    assert (taken[0].level, taken[0].source, len(taken)) == ("WARN", "system", 10)
+    assert take(buffer) == []
+    assert len(take(buffer, now=at(1))) == 10
+    buffer.unbound()
+    assert [captured.message for captured in take(buffer, now=at(1))][-1] == "0000029999"
+    assert len(buffer) == 0
+
+
+def test_only_the_newest_are_kept_when_so_asked() -> None:
+    buffer = CaptureBuffer(CaptureLimits())
+    put(buffer, *"abcdef")
+    buffer.keep_newest(2 * (OVERHEAD_BYTES + 1), NOW)
+    assert [captured.message for captured in take(buffer)] == ["lines dropped: 4", "e", "f"]
+    buffer.keep_newest(0, NOW)
+    assert take(buffer) == []
 
 
 def test_nothing_waits_means_nothing_to_wait_for() -> None:
