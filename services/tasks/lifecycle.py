@@ -91,9 +91,12 @@ class Lifecycle:
 
         async def change(tx: Transaction) -> Outcome[Task]:
             task = await self._find(tx, tenant, task_id, check)
-            return (
-                Outcome(task) if task.status == "cancelled" else await self._change(tx, task, {"status": "cancelled"})
-            )
+            if task.status != "cancelled":
+                return await self._change(tx, task, {"status": "cancelled"})
+            if not task.stops_runs:  # its runs have made it so; those that come now are to stop as well
+                await self._store.save(tx, structs.replace(task, stops_runs=True))
+                await self._owned.stop(tx, task.id)
+            return Outcome(task)
 
         return await self._executed(change)
 
