@@ -646,10 +646,12 @@ async def serving(
     [
         ((COMMAND, "serve", "tasks"), ["tasks"]),
         ((COMMAND, "serve", "runs"), ["runs"]),
-        ((COMMAND, "serve", "all"), ["tasks", "runs"]),
-        ((COMMAND, "up"), ["tasks", "runs"]),
+        ((COMMAND, "serve", "all"), ["tasks", "runs", "previews"]),
+        ((COMMAND, "up"), ["tasks", "runs", "previews"]),
         ((sys.executable, "-m", "services.tasks"), ["tasks"]),
         ((sys.executable, "-m", "services.runs"), ["runs"]),
+        ((COMMAND, "serve", "previews"), ["previews"]),
+        ((sys.executable, "-m", "services.previews"), ["previews"]),
     ],
 )
 async def test_it_serves_what_it_is_told(postgres_url: str, command: tuple[str, ...], services: list[str]) -> None:
@@ -686,7 +688,7 @@ async def test_what_stops_a_server_is_a_sentence(tailrace: Served) -> None:
     for settings, text in (
         ({"TAILRACE_PORT": port}, f"Cannot listen on 127.0.0.1:{port}"),
         ({"TAILRACE_PORT": "-1"}, "TAILRACE_PORT is '-1'"),
-        ({"TAILRACE_RUNS_URL": "http://"}, "TAILRACE_RUNS_URL is 'http://'; give the runs service's"),
+        ({"TAILRACE_RUNS_URL": "http://"}, "TAILRACE_RUNS_URL is 'http://'; give an address that begins"),
         ({"TAILRACE_RUNS_URL": "http://localhost:65536"}, "TAILRACE_RUNS_URL is 'http://localhost:65536'; give"),
         ({"TAILRACE_PROT": "1"}, "There is no setting TAILRACE_PROT"),
         ({"TAILRACE_TASKS_STREAM_INTERVAL_SECONDS": "11"}, "TAILRACE_TASKS_STREAM_INTERVAL_SECONDS is '11'"),
