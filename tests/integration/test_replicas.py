@@ -103,9 +103,9 @@ async def deafened(database_url: str, control_url: str, listener: int) -> AsyncI
 
 async def test_a_replica_that_has_lost_its_news_delivers_what_it_missed(database_url: str, postgres_url: str) -> None:
     chance = seeded("deaf")
-    async with sql(database_url) as database, running(database_url, **SETTINGS) as first:
+    async with sql(database_url) as database, running(database_url, service="runs", **SETTINGS) as first:
         before = await listeners(database, 1)
-        async with running(database_url, **SETTINGS) as second, patient_client() as client:
+        async with running(database_url, service="runs", **SETTINGS) as second, patient_client() as client:
             (deaf,) = await listeners(database, 2) - before
             writer = Writer(client, [first.url], "writer", chance, pause_seconds=0.02)
             await writer.begin()
