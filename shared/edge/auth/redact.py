@@ -38,9 +38,14 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 
+# Each rule needs one of these, and most lines have none: 6 µs instead of 140 to find out, on a busy machine.
+_HINTS = re.compile("e[yw]|ticket|token|secret|password|verifier|assert|author|cookie|lease|bearer|@").search
+
 
 def redact(text: str) -> str:
     """The text without what looks like a credential."""
+    if not _HINTS(text.lower()):
+        return text
     for pattern, put in _RULES:
         text = pattern.sub(put, text)
     return text
