@@ -48,7 +48,7 @@ class Buckets:
         if not 0 < cost <= self._rate.burst:
             raise ValueError(f"{cost:g} requests at once can never be made where {self._rate.burst:g} may")
         full_at = self._full_at.get(key, now if self._has_room(now) else self._shared_full_at)
-        taken = max(full_at - now, 0.0) * self._rate.per_second
+        taken = (full_at - now) * self._rate.per_second  # below 0 when it was full before, which gives nothing more
         seconds = (taken + cost - self._rate.burst) / self._rate.per_second
         return 0.0 if seconds < _NO_WAIT else seconds
 

@@ -284,18 +284,31 @@ async def test_old_keys_do_not_stay_for_ever(issuer: FakeIssuer, jwks: Jwks, clo
         await finds(jwks, "first")
 
 
-async def test_a_long_outage_holds_nobody_up(issuer: FakeIssuer, clock: Clock) -> None:
-    async with keys_of(issuer, clock, fetch_seconds=0.2) as jwks:
-        assert await finds(jwks, "first")
-        clock.now += 2 * TTL
-        issuer.fault = "silent"
-        assert await finds(jwks, "first")
-        clock.now += REFETCH
-        issuer.gate.clear()
-        issuer.came.clear()
+async def test_a_long_outage_holds_nobody_up(issuer: FakeIssuer, jwks: Jwks, clock: Clock) -> None:
+    assert await finds(jwks, "first")
+    clock.now += 2 * TTL
+    issuer.fault = "refuse"
+    assert await finds(jwks, "first")
+    clock.now += REFETCH
+    issuer.fault = ""
+    issuer.gate.clear()
+    issuer.came.clear()
+    async with asyncio.timeout(2):  # less than a fetch may take
         assert await finds(jwks, "first")
         await issuer.came.wait()  # it is asked again, and nobody waits for that
         assert await finds(jwks, "first")
+
+
+async def test_a_slow_fetch_is_not_overtaken_by_another(issuer: FakeIssuer, jwks: Jwks, clock: Clock) -> None:
+    issuer.gate.clear()
+    asking = [asyncio.create_task(finds(jwks, "first"))]
+    await issuer.came.wait()
+    clock.now += 2 * REFETCH
+    asking += [asyncio.create_task(finds(jwks, "first")) for _ in range(5)]
+    await asyncio.sleep(0)  # they have begun to wait
+    issuer.gate.set()
+    assert await asyncio.gather(*asking) == [True] * 6
+    assert len(issuer.asked) == 1
 
 
 async def test_who_gives_up_leaves_the_fetch_to_the_others(issuer: FakeIssuer, jwks: Jwks) -> None:

@@ -38,6 +38,14 @@ def test_a_bucket_does_not_overflow() -> None:
     assert [ask(buckets, "a", 1_000.0) for _ in range(5)] == [0, 0, 0, 0, 0.5]
 
 
+def test_nor_does_one_that_was_full_and_is_kept_still() -> None:
+    """What is forgotten is forgotten in order of use, and another is in front of it."""
+    buckets = Buckets(FOUR)
+    ask(buckets, "in front", 0.0, cost=4)
+    ask(buckets, "a", 0.1)
+    assert [ask(buckets, "a", 1.9) for _ in range(5)] == [0, 0, 0, 0, pytest.approx(0.5)]
+
+
 def test_keys_do_not_hold_each_other_back() -> None:
     buckets = Buckets(FOUR)
     for _ in range(4):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jwt
 import pytest
 
 from shared.edge.auth.keys import (
@@ -15,7 +16,7 @@ from shared.edge.auth.keys import (
     pem_key,
     secret_key,
 )
-from tests.unit.edge.auth.sample import SECRET, jwk, private_pem, public_pem
+from tests.unit.edge.auth.sample import SECRET, jwk, private_key, private_pem, public_pem
 
 KINDS = {
     "rsa": set(RSA),
@@ -152,6 +153,16 @@ def test_weak_and_strange_jwks_are_refused() -> None:
             jwk_key(jwk(kind))
     with pytest.raises(UnfitKey):
         jwk_key({**jwk("ES256"), "x": jwk("ES256")["y"]})
+
+
+@pytest.mark.parametrize(("kind", "algorithm"), [("rsa", "RS256"), ("ES256", "ES256"), ("ed25519", "EdDSA")])
+def test_a_private_key_in_a_set_is_refused(kind: str, algorithm: str) -> None:
+    """Whoever fetched it could make tokens."""
+    private: Any = jwt.get_algorithm_by_name(algorithm).to_jwk(private_key(kind), as_dict=True)
+    private.pop("key_ops", None)
+    assert "d" in private
+    with pytest.raises(UnfitKey, match="not a public key"):
+        jwk_key(private)
 
 
 async def test_one_key_goes_by_any_name_but_only_with_its_algorithms() -> None:

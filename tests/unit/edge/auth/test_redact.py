@@ -61,6 +61,8 @@ TOLD = [
     (JWT.rpartition(".")[0], JWT.split(".")[1]),
     (token(private_key("ES256"), "ES256"), "eyJ"),
     ("ewogICJhbGciOiAiSFMyNTYi.eyJzdWIiOiJhbm4ifQ.c2ln", "eyJzdWIi"),
+    ("ewogICJhbGciOiAiSFMyNTYi.ewogICJzdWIiOiAiYW5uIgp9.c2ln", "ewogICJzdWIi"),
+    ("eyAiYWxnIjogIkhTMjU2IiB9.eyAic3ViIjogImFubiIgfQ.c2ln", "eyAic3Vi"),
     ("eyJhbGciOiJSU0EtT0FFUCJ9.OKOawDo13gRp.48V1_ALb6US0.5eym8TW_c8Su.XFBoMYUZod", "48V1_ALb6US0"),
     ("{'ticket': '" + TICKET + "'}", TICKET),
     ('{"token": "t-1-2-3", "n": 1}', "1-2-3"),
