@@ -5,15 +5,25 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from msgspec import Struct
 
+from shared.edge.auth.scopes import ALL
+
 
 class Principal(Struct, frozen=True):
-    """The tenant whose rows and events may be seen, and the user inside it."""
+    """The tenant whose rows and events may be seen, the user inside it (a token's `sub`), and what the two may do.
+
+    `token_id` names the token for its revocation, and is no secret; empty where there is none. `expires_at`, in unix
+    seconds, is when the token ends; None: never. A service (`is_service`) sees the feeds of all tenants.
+    """
 
     tenant: str
     owner: str
+    scopes: frozenset[str] = frozenset()
+    token_id: str = ""
+    expires_at: float | None = None
+    is_service: bool = False
 
 
-LOCAL = Principal(tenant="default", owner="local")
+LOCAL = Principal(tenant="default", owner="local", scopes=ALL)
 
 
 def principal_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:

@@ -26,6 +26,16 @@ STEPS = (
     );
     CREATE INDEX tickets_age ON {s}.tickets (expires_at);
     """,
+    # tokens that ended before their time: shared.edge.auth.revoked
+    """
+    CREATE TABLE {s}.revoked (
+        token_id text PRIMARY KEY,
+        until timestamptz NOT NULL,
+        revoked_at timestamptz NOT NULL DEFAULT now()
+    );
+    CREATE INDEX revoked_age ON {s}.revoked (revoked_at);
+    CREATE INDEX revoked_until ON {s}.revoked (until);
+    """,
 )
 
 

@@ -1,0 +1,1 @@
+"""Who may: tokens, their keys, their scopes and their end."""
