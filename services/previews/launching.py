@@ -42,7 +42,7 @@ class Launching:
         await sweep(self._directory)
         await asyncio.to_thread(self._remove_left)
         try:
-            tier = await detect(self._minimum or None, self._directory)
+            tier = await detect(self._minimum or None, self._directory, self._sockets)
         except IsolationUnavailable as error:
             self._fault = str(error)
             log.error("no preview can be launched here", extra={"why": self._fault})
