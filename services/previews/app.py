@@ -45,8 +45,10 @@ class PreviewsService:
         self.channel = channel = Channel(self._log, SCHEMA, limits)
         directory = Path(settings.data_directory).resolve() / "previews"
         self.host_pattern = re.compile(rf"prv-[0-9a-z]{{26}}\.{re.escape(settings.preview_domain)}(:[0-9]+)?")
+        sockets = sockets_of(directory, host_of(directory))
         self._launching = Launching(
             directory,
+            sockets,
             minimum=settings.preview_isolation,
             trusts_everybody=settings.host in LOOPBACK,
         )
@@ -58,7 +60,7 @@ class PreviewsService:
             launching=self._launching,
             file_limits=FileLimits(),
             directory=directory,
-            sockets=sockets_of(directory, host_of(directory)),
+            sockets=sockets,
             limits=_limits(settings),
             check_seconds=settings.preview_check_seconds,
             files=lambda preview_id: store.files(database, preview_id),

@@ -27,8 +27,9 @@ log = logging.getLogger("tailrace.previews")
 class Launching:
     """`start` tries what there is. Where it is not enough the service goes on, and launches nothing."""
 
-    def __init__(self, directory: Path, *, minimum: str, trusts_everybody: bool) -> None:
+    def __init__(self, directory: Path, sockets: Path, *, minimum: str, trusts_everybody: bool) -> None:
         self._directory = directory
+        self._sockets = sockets
         self._minimum = minimum
         self._trusts_everybody = trusts_everybody
         self._launcher: Launcher | None = None
@@ -41,7 +42,7 @@ class Launching:
         await sweep(self._directory)
         await asyncio.to_thread(self._remove_left)
         try:
-            tier = await detect(self._minimum or None, self._directory)
+            tier = await detect(self._minimum or None, self._directory, self._sockets)
         except IsolationUnavailable as error:
             self._fault = str(error)
             log.error("no preview can be launched here", extra={"why": self._fault})
@@ -60,9 +61,9 @@ class Launching:
 
     def _remove_left(self) -> None:
         """Directories of previews of which no launch is on record: the end of their service came before theirs."""
-        known = {Path(record.directory).parent for record in Records(self._directory).all()}
-        for left in self._directory.glob("prv-*"):
-            if left not in known:
+        known = {Path(record.directory).parent.name for record in Records(self._directory).all()}
+        for left in (*self._directory.glob("prv-*"), *self._sockets.glob("prv-*")):
+            if left.name not in known:
                 try:
                     remove(str(left))
                 except OSError as error:

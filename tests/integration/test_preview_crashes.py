@@ -1,7 +1,10 @@
 """Previews when the service is killed or told to leave, and when its database is away."""
 
 import asyncio
+import shutil
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -94,6 +97,24 @@ async def test_a_reader_that_was_cut_off_by_the_kill_learns_that_the_preview_was
         await server.start()
         seen = await read_to_end(client, generation, headers={"last-event-id": last})
         assert statuses(seen) == ["lost"]
+
+
+async def test_where_the_path_is_too_long_for_a_socket_all_goes_as_well(database_url: str, tmp_path: Path) -> None:
+    directory = tmp_path / ("x" * 90)  # and nobody else may pass through what is above it
+    async with server_running(database_url, data_directory=directory) as server, client_of(server) as client:
+        sockets = Path(tempfile.gettempdir()) / f"tailrace-{(directory / 'previews' / 'host').read_text()}"
+        try:
+            generation = new_generation()
+            preview = await running(client, generation)
+            assert (await client.get(f"{preview_url(generation)}/app/")).status_code == 200
+            assert [place.name for place in sockets.iterdir()] == [preview["id"].replace("_", "-")]
+            await server.kill()
+            await server.start()
+            assert (await get(client, generation))["status"] == "lost"
+            assert list(sockets.iterdir()) == []
+            await nothing_is_left(server, preview["id"])
+        finally:
+            shutil.rmtree(sockets)
 
 
 async def test_sigterm_stops_all_programs_in_time_also_one_that_will_not_go(database_url: str) -> None:

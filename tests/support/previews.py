@@ -310,8 +310,13 @@ def files_of(server: Server, preview_id: str) -> list[Path]:
 
 async def nothing_is_left(server: Server, *preview_ids: str) -> None:
     """Wait until there is no process and no file of these previews."""
+    left: list[object] = []
 
     def none_is_left() -> bool:
-        return not any(processes_of(preview_id) or files_of(server, preview_id) for preview_id in preview_ids)
+        left[:] = [each for one in preview_ids for each in (*processes_of(one), *files_of(server, one))]
+        return not left
 
-    await eventually(none_is_left, f"processes and files of {preview_ids} are gone", seconds=20)
+    try:
+        await eventually(none_is_left, f"processes and files of {preview_ids} are gone", seconds=20)
+    except AssertionError:
+        raise AssertionError(f"left: {left}") from None

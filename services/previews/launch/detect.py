@@ -29,8 +29,9 @@ sys.exit({SECRET_WAS_READ})
 """
 
 
-async def detect(minimum: str | None, data_directory: Path) -> Tier:
-    """The strongest tier in which a trial program comes up and cannot read a file of the service.
+async def detect(minimum: str | None, data_directory: Path, sockets: Path | None = None) -> Tier:
+    """The strongest tier in which a trial program comes up and cannot read a file of the service. `sockets`: where
+    those are, if not in the data directory.
 
     `process` cannot promise the latter. Raise IsolationUnavailable when what works is weaker than `minimum`.
     """
@@ -39,7 +40,7 @@ async def detect(minimum: str | None, data_directory: Path) -> Tier:
     data_directory = await asyncio.to_thread(data_directory.absolute)
     passed_over: list[str] = []
     for name in NAMES:
-        fault = _missing(name) or await _try(name, data_directory)
+        fault = _missing(name) or await _try(name, data_directory, sockets or data_directory)
         if not fault:
             return tier(name, passed_over)
         passed_over.append(f"{name}: {fault}")
@@ -57,13 +58,15 @@ def _missing(name: TierName) -> str:
     return ""
 
 
-async def _try(name: TierName, data_directory: Path) -> str:
+async def _try(name: TierName, data_directory: Path, sockets: Path) -> str:
     """What is wrong with this tier here; empty if nothing is."""
     place = data_directory / f"trial-{secrets.token_hex(4)}"
+    own_sockets = sockets / place.name
     directory, secret = place / "files", place / "secret"
     said = bytearray()
     try:
         directory.mkdir(parents=True)
+        own_sockets.mkdir(mode=0o700, exist_ok=True)
         place.chmod(0o711)
         secret.touch(mode=0o600)
         spec = LaunchSpec(
@@ -73,7 +76,7 @@ async def _try(name: TierName, data_directory: Path) -> str:
             entry="",
             command=(sys.executable, "-c", TRIAL, str(secret)),
             directory=directory,
-            socket=place / "socket",
+            socket=own_sockets / "socket",
         )
         child = await Launcher(name, data_directory).launch(spec, lambda _, data: said.extend(data))
         try:
@@ -84,7 +87,8 @@ async def _try(name: TierName, data_directory: Path) -> str:
     except (LaunchFailed, OSError, TimeoutError) as error:
         return f"A trial program did not start in it: {str(error) or 'it took too long'} {_end_of(said)}".strip()
     finally:
-        await asyncio.to_thread(remove, str(place))
+        for each in {place, own_sockets}:
+            await asyncio.to_thread(remove, str(each))
     if exit_.code == 0 or (exit_.code == SECRET_WAS_READ and name == "process"):
         return ""
     if exit_.code == SECRET_WAS_READ:
