@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.support.postgres"]
 
-LIMIT_SECONDS = float(os.environ.get("TAILRACE_TEST_LIMIT_SECONDS", "2700"))
+LIMIT_SECONDS = float(os.environ.get("TAILRACE_TEST_LIMIT_SECONDS", "4800"))
 EXIT_STATUS = 124  # what timeout(1) answers
 
 # The machine is shared: how long an example takes says nothing about the code.
