@@ -38,6 +38,7 @@ class PreviewsService:
 
     name = "previews"
     prefixes = ("/api/v1/previews", "/api/v1/generations")
+    passage_pattern = PASSAGE
 
     def __init__(self, settings: Settings, database: Database, streams: Streams) -> None:
         limits = ChannelLimits(tail_bytes=settings.tail_bytes, lag_budget_bytes=settings.lag_budget_bytes)

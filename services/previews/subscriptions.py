@@ -74,7 +74,7 @@ class Subscriptions:
     def feed(self, connection: Connection, *, follow: Follow | None = None, polling: bool = False) -> Subscription:
         """All of the tenant's previews: from now unless told."""
         ask = Ask.of(connection, SCHEMA, Anchor.NOW, follow=follow, on_reset="error" if polling else "reset")
-        tenant = principal_of(connection).tenant
+        tenant = principal_of(connection).reach
         return ask.subscribe(
             self._channel,
             Filter(tenant=tenant, types=ask.types or FEED_TYPES),
@@ -93,7 +93,7 @@ class Subscriptions:
                 return await self.logs(connection, generation_id, follow=follow)
         raise BadInput(f"there is no channel {follow.channel[:80]!r}; give previews or preview/<generation>")
 
-    def _current(self, tenant: str) -> Current:
+    def _current(self, tenant: str | None) -> Current:
         async def current(after: int, upto: int) -> CurrentPage:
             previews, state = await self._store.changed(self._store.pool, tenant, after, upto, PAGE)
             drafts = [self._lifecycle.status_draft(preview) for preview in previews]

@@ -28,7 +28,7 @@ class RunsService:
 
     name = "runs"
     prefixes = ("/api/v1/runs", "/api/v1/sessions")
-    host_pattern = None
+    host_pattern = passage_pattern = None
 
     def __init__(self, settings: Settings, database: Database, streams: Streams) -> None:
         limits = ChannelLimits(tail_bytes=settings.tail_bytes, lag_budget_bytes=settings.lag_budget_bytes)

@@ -35,7 +35,7 @@ class TasksService:
 
     name = "tasks"
     prefixes = ("/api/v1/tasks",)
-    host_pattern = None
+    host_pattern = passage_pattern = None
 
     def __init__(self, settings: Settings, database: Database, streams: Streams) -> None:
         limits = ChannelLimits(tail_bytes=settings.tail_bytes, lag_budget_bytes=settings.lag_budget_bytes)

@@ -40,7 +40,7 @@ class Subscriptions:
         self._visibility = visibility
         self._interval_seconds = interval_seconds
 
-    async def require(self, tenant: str, task_id: str) -> Task:
+    async def require(self, tenant: str | None, task_id: str) -> Task:
         """The task. Raise Missing in the same words whether it is another tenant's, unknown or impossible."""
         task = await self._store.get(self._store.pool, tenant, task_id) if is_id("task", task_id) else None
         if task is None:
@@ -54,7 +54,7 @@ class Subscriptions:
         ask = Ask.of(connection, SCHEMA, Anchor.START, follow=follow, on_reset="error" if polling else "reset")
         pace = self._pace(connection, task_id, follow)
         arrived = self._channel.state
-        task = await self.require(principal_of(connection).tenant, task_id)
+        task = await self.require(principal_of(connection).reach, task_id)
         conflates = not polling and not ask.lossless and ask.requested is not Anchor.NOW
         return ask.subscribe(
             self._channel,
@@ -71,7 +71,7 @@ class Subscriptions:
     def board(self, connection: Connection, *, follow: Follow | None = None, polling: bool = False) -> Subscription:
         """All of the tenant's tasks: from now unless told."""
         ask = Ask.of(connection, SCHEMA, Anchor.NOW, follow=follow, on_reset="error" if polling else "reset")
-        tenant = principal_of(connection).tenant
+        tenant = principal_of(connection).reach
         return ask.subscribe(
             self._channel,
             Filter(tenant=tenant, types=ask.types),
@@ -100,7 +100,7 @@ class Subscriptions:
         tenant = principal_of(connection).tenant
         return Pace(interval, max_ticks, partial(self._visibility.watch, tenant, task_id, interval))
 
-    def _current(self, tenant: str, task_id: str | None = None) -> Current:
+    def _current(self, tenant: str | None, task_id: str | None = None) -> Current:
         limits = self._channel.limits
 
         async def current(after: int, upto: int) -> CurrentPage:

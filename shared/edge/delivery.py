@@ -306,7 +306,7 @@ class Delivery:
             return
         if batch.items:
             await self._wait_for_room()
-            if self.end is EndReason.ACCESS_REVOKED:
+            if self.end in (EndReason.ACCESS_REVOKED, EndReason.TOKEN_EXPIRED):
                 return  # meanwhile it has become none of the reader's business
             self._count(batch)
             self._connection.write(batch.render(self._sink.format, self._render))

@@ -96,7 +96,7 @@ class Doors:
 
     async def _admit(self, scope: Any, send: Any, preview: Preview, ticket: str) -> None:
         """A ticket becomes a cookie; the browser comes again without it in the address."""
-        path = f"{passage_of(preview.generation_id)}/"
+        path = unquote(f"{passage_of(preview.generation_id)}/")
         principal = await self._tickets.redeem(ticket, path)
         if principal is None or principal.tenant != preview.tenant:
             raise Forbidden("This ticket is used, too old, or for something else: get another.")
