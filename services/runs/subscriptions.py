@@ -1,6 +1,7 @@
 """What the streams of the runs service carry: requests turned into subscriptions."""
 
 from collections.abc import Sequence
+from functools import partial
 from urllib.parse import quote
 
 from msgspec import structs
@@ -16,6 +17,7 @@ from shared.edge.gate import entry_of
 from shared.edge.ids import is_id, is_name
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Missing
+from shared.edge.visibility import INTERVAL_SECONDS, Seen, Visibility
 from shared.protocol.filter import Filter, type_pattern
 from shared.protocol.position import Anchor
 
@@ -31,9 +33,10 @@ def check_session(name: str) -> None:
 class Subscriptions:
     """Looks the subject up, in the caller's tenant only, and says what is to be sent."""
 
-    def __init__(self, channel: Channel, store: RunStore) -> None:
+    def __init__(self, channel: Channel, store: RunStore, visibility: Visibility) -> None:
         self._channel = channel
         self._store = store
+        self._visibility = visibility
 
     @staticmethod
     def of_run(run: Run) -> Filter:
@@ -60,6 +63,7 @@ class Subscriptions:
             arrived,
             f"/api/v1/runs/{run.id}/events",
             ended=run.status if run.status in TERMINAL else None,
+            watch=partial(self._visibility.watch, Seen(run.tenant, run.id), INTERVAL_SECONDS),
         )
 
     async def feed(

@@ -6,7 +6,6 @@ from services.tasks.events import SCHEMA
 from services.tasks.lifecycle import NO_TASK, draft_of
 from services.tasks.model import Task
 from services.tasks.store import TaskStore
-from services.tasks.visibility import Visibility
 from shared.channel.channel import Channel
 from shared.edge.admission import (
     Ask,
@@ -22,6 +21,7 @@ from shared.edge.admission import (
 from shared.edge.ids import is_id
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Missing
+from shared.edge.visibility import Seen, Visibility
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor
 from shared.protocol.record import Record
@@ -52,7 +52,7 @@ class Subscriptions:
     ) -> Subscription:
         """One task: its present snapshot unless a position is given, then the newest at a pace, until it ends."""
         ask = Ask.of(connection, SCHEMA, Anchor.START, follow=follow, on_reset="error" if polling else "reset")
-        pace = self._pace(connection, task_id, follow)
+        pace = self._pace(connection, follow)
         arrived = self._channel.state
         task = await self.require(principal_of(connection).reach, task_id)
         conflates = not polling and not ask.lossless and ask.requested is not Anchor.NOW
@@ -66,6 +66,7 @@ class Subscriptions:
             current=self._current(task.tenant, task.id),
             jumps=ask.is_default or conflates,
             pace=None if polling else pace,
+            watch=partial(self._visibility.watch, Seen(task.tenant, task.id), pace.interval_seconds),
         )
 
     def board(self, connection: Connection, *, follow: Follow | None = None, polling: bool = False) -> Subscription:
@@ -91,14 +92,13 @@ class Subscriptions:
                 return await self.task(connection, task_id, follow=follow)
         raise BadInput(f"there is no channel {follow.channel[:80]!r}; give tasks or task/<id>")
 
-    def _pace(self, connection: Connection, task_id: str, follow: Follow | None) -> Pace:
+    def _pace(self, connection: Connection, follow: Follow | None) -> Pace:
         interval, max_ticks = self._interval_seconds, None
         if follow is None:
             interval = number(connection, "interval", interval, *INTERVALS)
             if "max_ticks" in connection.query_params:
                 max_ticks = whole_number(connection, "max_ticks", 1, 1, MAX_TICKS)
-        tenant = principal_of(connection).tenant
-        return Pace(interval, max_ticks, partial(self._visibility.watch, tenant, task_id, interval))
+        return Pace(interval, max_ticks)
 
     def _current(self, tenant: str | None, task_id: str | None = None) -> Current:
         limits = self._channel.limits

@@ -47,6 +47,15 @@ class Entry:
         if scopes and not any(allows(self.principal, scope) for scope in scopes):
             raise OutOfScope(scopes)
 
+    def permit_of(self, principal: Principal) -> Permit:
+        """What a connection of this principal lives by."""
+        return self._gate.permit(principal)
+
+    async def redeem(self, ticket: str, path: str) -> Principal | None:
+        """Whose ticket it is; None for one that is not good for this path, or whose token is good no more."""
+        principal = await self._gate.tickets.redeem(ticket, path)
+        return None if principal is None or self.permit_of(principal).why_over() is not None else principal
+
     async def introduce(self, token: str) -> None:
         """Say who it is from. Raise Unauthorized, OutOfScope, Away."""
         self.permit = self._gate.permit(await self._gate.authenticate(token))
@@ -154,13 +163,17 @@ class Gate:
         """What its connection lives by."""
         return Permit(principal, self._revocations)
 
+    def stranger(self, scope: Any) -> None:
+        """Leave an entry in the scope of a request to an origin that is not ours, which finds out by itself."""
+        scope[KEY] = Entry(self, None)
+
     async def _redeem(self, scope: Any, ticket: str) -> Principal:
         if scope["type"] == "http" and scope["method"] != "GET":
             raise BadInput("A ticket opens a stream, or reads: send a token in the header Authorization for all else.")
-        principal = await self.tickets.redeem(ticket, scope["path"])
+        principal = await Entry(self, None).redeem(ticket, scope["path"])
         if principal is None:
             raise _counted("ticket", Unauthorized("The ticket is used, too old, or for another path: get another."))
-        return self._good(principal)
+        return principal
 
     def _good(self, principal: Principal) -> Principal:
         try:

@@ -92,6 +92,8 @@ class Front:
             if handler is None or own_origin is not None:
                 self._gate.check_origin(scope)
                 self._gate.check_rate(scope)
+            if own_origin is not None:
+                self._gate.stranger(scope)
             if handler is None:
                 handler = self._route(scope)
                 if self._needs_token(scope["path"]):

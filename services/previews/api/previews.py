@@ -55,7 +55,7 @@ async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data
         recipe=recipe,
         files=data.files,
     )
-    return _shown(await backend.launch(new, key, replace=flag(request, "replace")), status=202)
+    return _shown(await backend.launch(new, key, principal, replace=flag(request, "replace")), status=202)
 
 
 @get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS), scope="previews:read")
