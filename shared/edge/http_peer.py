@@ -7,7 +7,7 @@ problem document where an answer may be sent, and else the end of the connection
 
 import http
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -26,14 +26,20 @@ _NO_ROOM = {
 }
 
 
-class Fault(Exception):
-    """Raised inside the parser, which stops: why the request is refused."""
+class Fault(NamedTuple):
+    """Why a request is refused."""
 
-    def __init__(self, status: int, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.reason = reason  # of the metric
-        self.detail = detail
+    status: int
+    reason: str  # of the metric
+    detail: str
+
+
+class Refused(Exception):
+    """Raised inside the parser, which stops. Always a new one: an exception keeps the frames that it has passed."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
 
 
 MALFORMED = Fault(400, "malformed", "This is not HTTP as RFC 9112 has it.")
@@ -55,6 +61,7 @@ class HttpPeer(StreamingHttpProtocol):
         super().__init__(*arguments, **named)
         self._gate = gate
         self._queue: Queue | None = None
+        self._answering: RequestResponseCycle | None = None
         self._address = ""
         self._is_admitted = False
         self._is_leaving = False  # what it still sends is thrown away
@@ -80,6 +87,7 @@ class HttpPeer(StreamingHttpProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._let_go()
+        self._disconnect()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -111,7 +119,8 @@ class HttpPeer(StreamingHttpProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._refuse(error.__context__ if isinstance(error.__context__, Fault) else MALFORMED)
+            cause = error.__context__
+            self._refuse(cause.fault if isinstance(cause, Refused) else MALFORMED)
         else:
             if self._in_head:
                 self._head_fed = 0 if self._has_begun else self._head_fed + len(data)
@@ -134,20 +143,20 @@ class HttpPeer(StreamingHttpProtocol):
     def on_url(self, url: bytes) -> None:
         self._head_bytes += len(url)
         if self._head_bytes > HEAD_BYTES:
-            raise LONG_URL
+            raise Refused(LONG_URL)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > HEAD_BYTES or len(self.headers) >= HEADERS:
-            raise LARGE_HEAD
+            raise Refused(LARGE_HEAD)
         if self._in_head:  # else a trailer, which must not pass for a header
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         if len(self.pipeline) >= PIPELINED:
-            raise PIPELINE
+            raise Refused(PIPELINE)
         super().on_headers_complete()
         self._in_body, self._body_bytes = True, 0
         self._wait_in(self._gate.bodies)
@@ -170,11 +179,15 @@ class HttpPeer(StreamingHttpProtocol):
         self._held_bytes += size
         self._gate.held_bytes += size
         if not self._gate.has_room_for_body():
-            raise CROWDED_BODIES
+            raise Refused(CROWDED_BODIES)
 
     def _release(self) -> None:
         self._gate.held_bytes -= self._held_bytes
         self._held_bytes = 0
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     # ── what goes ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -225,6 +238,7 @@ class HttpPeer(StreamingHttpProtocol):
         count("no_room")
         self._let_go()
         self._is_leaving = True
+        self._disconnect()
         self.transport.abort()
 
     def _judge_body(self) -> None:
@@ -267,13 +281,12 @@ class HttpPeer(StreamingHttpProtocol):
         self._is_leaving = True
         if self.transport.is_closing():
             return
-        if not self._may_answer():
+        may_answer = self._may_answer()
+        self._disconnect()
+        if not may_answer:
             self.transport.close()
             self._await_reading()
             return
-        if self._is_owing:
-            self.cycle.disconnected = True  # what the application says from now on goes nowhere
-            self.cycle.message_event.set()
         self.transport.write(self._refusal(fault))
         self.transport.write_eof()
         if not self._is_admitted:
@@ -281,6 +294,17 @@ class HttpPeer(StreamingHttpProtocol):
             return
         self.flow.resume_reading()  # so as to see it leave
         self._wait_in(self._gate.farewells)
+
+    def _disconnect(self) -> None:
+        """What applications say from now on goes nowhere. uvicorn tells only the newest request, and it may not be the
+        one that is being answered.
+        """
+        self.pipeline.clear()
+        for cycle in (self._answering, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.body.clear()
+                cycle.message_event.set()
 
     def _may_answer(self) -> bool:
         """Whether the next answer on the wire would be that of the request which is being refused."""

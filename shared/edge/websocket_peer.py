@@ -47,6 +47,7 @@ class WebSocketPeer(StreamingWebSocketProtocol):
     def __init__(self, *arguments: Any, gate: Gate, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.conn: ServerProtocol = BoundedFrames(self.loop.time, max_size=self.config.ws_max_size, logger=self.logger)
+        self.close_timeout = gate.messages.seconds  # for the peer's half of the closing handshake
         self._gate = gate
         self._address = ""
         self._is_leaving = False
