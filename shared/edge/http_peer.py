@@ -13,7 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from shared.edge.connection import StreamingHttpProtocol
-from shared.edge.patience import BODY_BYTES_PER_SECOND, Gate, Queue, count
+from shared.edge.patience import BODY_BYTES_PER_SECOND, Peers, Queue, count
 from shared.edge.problems import MEDIA_TYPE, http_document
 
 HEAD_BYTES = 32 * 1024
@@ -53,13 +53,13 @@ EARLY = Fault(400, "malformed", "A WebSocket's handshake is answered before anyt
 
 
 class HttpPeer(StreamingHttpProtocol):
-    """One connection. It waits in one of the gate's queues at a time: for a head, for a body, or idle; besides, in
+    """One connection. It waits in one of the queues at a time: for a head, for a body, or idle; besides, in
     `unread` while its socket takes nothing.
     """
 
-    def __init__(self, *arguments: Any, gate: Gate, **named: Any) -> None:
+    def __init__(self, *arguments: Any, peers: Peers, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._gate = gate
+        self._peers = peers
         self._queue: Queue | None = None
         self._answering: RequestResponseCycle | None = None
         self._address = ""
@@ -79,11 +79,11 @@ class HttpPeer(StreamingHttpProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._address = self.client[0] if self.client else "?"
-        if status := self._gate.admit(self, self._address):
+        if status := self._peers.admit(self, self._address):
             self._refuse(Fault(status, "no_room", _NO_ROOM[status]))
             return
         self._is_admitted = True
-        self._wait_in(self._gate.heads)
+        self._wait_in(self._peers.heads)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._let_go()
@@ -97,7 +97,7 @@ class HttpPeer(StreamingHttpProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         if not self.transport.is_closing():
-            self._gate.unread.leave(self)
+            self._peers.unread.leave(self)
 
     def handle_websocket_upgrade(self) -> None:
         if self._is_owing:
@@ -111,8 +111,8 @@ class HttpPeer(StreamingHttpProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_leaving:
             return
-        if self._queue is self._gate.idle:
-            self._wait_in(self._gate.heads)
+        if self._queue is self._peers.idle:
+            self._wait_in(self._peers.heads)
         self._has_begun = False
         try:
             self.parser.feed_data(data)
@@ -159,7 +159,7 @@ class HttpPeer(StreamingHttpProtocol):
             raise Refused(PIPELINE)
         super().on_headers_complete()
         self._in_body, self._body_bytes = True, 0
-        self._wait_in(self._gate.bodies)
+        self._wait_in(self._peers.bodies)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -175,14 +175,14 @@ class HttpPeer(StreamingHttpProtocol):
 
     def _hold(self, size: int) -> None:
         """Count what a body takes, as far as it may: beyond, it is refused or handed through."""
-        size = min(size, self._gate.body_bytes - self._held_bytes)
+        size = min(size, self._peers.body_bytes - self._held_bytes)
         self._held_bytes += size
-        self._gate.held_bytes += size
-        if not self._gate.has_room_for_body():
+        self._peers.held_bytes += size
+        if not self._peers.has_room_for_body():
             raise Refused(CROWDED_BODIES)
 
     def _release(self) -> None:
-        self._gate.held_bytes -= self._held_bytes
+        self._peers.held_bytes -= self._held_bytes
         self._held_bytes = 0
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -203,13 +203,13 @@ class HttpPeer(StreamingHttpProtocol):
         elif not self._is_owing:
             self._release()
             if not self._in_body:
-                self._wait_in(self._gate.heads if self._in_head else self._gate.idle)
+                self._wait_in(self._peers.heads if self._in_head else self._peers.idle)
 
     def _await_reading(self) -> None:
         """What is written must be taken, some of it at a time; also what is left when we have closed."""
         if self._is_admitted:
             self._unread_bytes = self.pending_bytes
-            self._gate.unread.enter(self)
+            self._peers.unread.enter(self)
 
     @property
     def _is_owing(self) -> bool:
@@ -220,18 +220,18 @@ class HttpPeer(StreamingHttpProtocol):
     # ── patience ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def overdue(self, queue: Queue) -> None:
-        if queue is self._gate.unread:
+        if queue is self._peers.unread:
             self._judge_reading()
             return
         self._queue = None
-        if queue is self._gate.bodies:
+        if queue is self._peers.bodies:
             self._judge_body()
-        elif queue is self._gate.heads and self._in_head:
+        elif queue is self._peers.heads and self._in_head:
             self._refuse(SLOW_HEAD)
-        elif queue is self._gate.farewells:
+        elif queue is self._peers.farewells:
             self.transport.abort()
         else:  # it has said nothing, so there is nothing to answer
-            count("silent" if queue is self._gate.heads else "idle")
+            count("silent" if queue is self._peers.heads else "idle")
             self.transport.close()
 
     def make_room(self) -> None:
@@ -243,10 +243,10 @@ class HttpPeer(StreamingHttpProtocol):
 
     def _judge_body(self) -> None:
         is_ours = self.flow.read_paused or self.cycle.waiting_for_100_continue  # to go on, not the peer's
-        came = self._body_bytes >= BODY_BYTES_PER_SECOND * self._gate.bodies.seconds
+        came = self._body_bytes >= BODY_BYTES_PER_SECOND * self._peers.bodies.seconds
         if is_ours or (came and not self.cycle.response_complete):
             self._body_bytes = 0
-            self._wait_in(self._gate.bodies)
+            self._wait_in(self._peers.bodies)
         else:
             self._refuse(SLOW_BODY)
 
@@ -266,11 +266,11 @@ class HttpPeer(StreamingHttpProtocol):
             queue.enter(self)
 
     def _let_go(self) -> None:
-        """The gate and we have no more to do with each other."""
+        """The connection is not counted any more, nor waited for."""
         if self._is_admitted:
             self._is_admitted = False
             self._release()
-            self._gate.give_back(self, self._address)
+            self._peers.give_back(self, self._address)
         self._queue = None
 
     # ── refusing ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,7 +293,7 @@ class HttpPeer(StreamingHttpProtocol):
             self.transport.close()
             return
         self.flow.resume_reading()  # so as to see it leave
-        self._wait_in(self._gate.farewells)
+        self._wait_in(self._peers.farewells)
 
     def _disconnect(self) -> None:
         """What applications say from now on goes nowhere. uvicorn tells only the newest request, and it may not be the

@@ -76,7 +76,7 @@ class Queue:
         return due
 
 
-class Gate:
+class Peers:
     """The connections of a process: how many there are, and which of them wait for what.
 
     `request_seconds` is the time for the head of a request, for the rest of a WebSocket message, and the span over

@@ -12,7 +12,7 @@ from functools import partial
 import uvicorn
 
 from shared.edge.http_peer import HttpPeer
-from shared.edge.patience import Gate
+from shared.edge.patience import Peers
 from shared.edge.service import Front
 from shared.edge.settings import Settings
 from shared.edge.websocket_peer import WebSocketPeer
@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
     """Ends the streams before uvicorn waits for their connections: its lifespan shutdown comes only after them."""
 
     def __init__(self, front: Front, settings: Settings, on_started: Callable[[], None]) -> None:
-        self._gate = gate = Gate(
+        self._peers = peers = Peers(
             request_seconds=settings.request_seconds,
             unread_seconds=settings.slow_reader_seconds + SLOW_READER_FIRST_SECONDS,
             per_process=min(settings.connections_per_process, most_connections()),
@@ -40,8 +40,8 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 front,
                 loop="uvloop",
-                http=partial(HttpPeer, gate=gate),  # type: ignore[arg-type]  # uvicorn only calls it
-                ws=partial(WebSocketPeer, gate=gate),  # type: ignore[arg-type]  # the same
+                http=partial(HttpPeer, peers=peers),  # type: ignore[arg-type]  # uvicorn only calls it
+                ws=partial(WebSocketPeer, peers=peers),  # type: ignore[arg-type]  # the same
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
                 ws_ping_interval=WEBSOCKET_PING_SECONDS,
@@ -50,6 +50,8 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=list(settings.list_of("trusted_proxies")),
                 timeout_graceful_shutdown=1,
                 backlog=4096,
             )
@@ -63,7 +65,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's clock, which ticks ten times a second."""
-        self._gate.look()
+        self._peers.look()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

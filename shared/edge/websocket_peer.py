@@ -13,7 +13,7 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.server import ServerProtocol
 
 from shared.edge.connection import StreamingWebSocketProtocol
-from shared.edge.patience import FAREWELL_SECONDS, Gate, Queue, count
+from shared.edge.patience import FAREWELL_SECONDS, Peers, Queue, count
 
 CLOSE_FLOOD = 4429
 CLOSE_SLOW = 1008
@@ -44,11 +44,11 @@ class BoundedFrames(ServerProtocol):
 class WebSocketPeer(StreamingWebSocketProtocol):
     """One connection, from the handshake on."""
 
-    def __init__(self, *arguments: Any, gate: Gate, **named: Any) -> None:
+    def __init__(self, *arguments: Any, peers: Peers, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.conn: ServerProtocol = BoundedFrames(self.loop.time, max_size=self.config.ws_max_size, logger=self.logger)
-        self.close_timeout = gate.messages.seconds  # for the peer's half of the closing handshake
-        self._gate = gate
+        self.close_timeout = peers.messages.seconds  # for the peer's half of the closing handshake
+        self._peers = peers
         self._address = ""
         self._is_leaving = False
         self._unread_bytes = 0
@@ -58,10 +58,10 @@ class WebSocketPeer(StreamingWebSocketProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._address = self.client[0] if self.client else "?"
-        self._gate.take(self._address)
+        self._peers.take(self._address)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gate.give_back(self, self._address)
+        self._peers.give_back(self, self._address)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -71,7 +71,7 @@ class WebSocketPeer(StreamingWebSocketProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         if not self.transport.is_closing():
-            self._gate.unread.leave(self)
+            self._peers.unread.leave(self)
 
     def on_task_complete(self, task: Any) -> None:
         super().on_task_complete(task)
@@ -92,9 +92,9 @@ class WebSocketPeer(StreamingWebSocketProtocol):
         if self.conn.handshake_exc is not None:
             self._refuse_handshake(self.conn.handshake_exc)
         elif self.conn.current_size is not None or self.conn.reader.buffer:
-            self._gate.messages.enter(self)
+            self._peers.messages.enter(self)
         else:
-            self._gate.messages.leave(self)
+            self._peers.messages.leave(self)
 
     def handle_parser_exception(self) -> None:
         assert self.conn.close_sent is not None
@@ -103,7 +103,7 @@ class WebSocketPeer(StreamingWebSocketProtocol):
         self._leave(code, self.conn.close_sent.reason)
 
     def send_receive_event_to_app(self) -> None:
-        self._gate.messages.leave(self)
+        self._peers.messages.leave(self)
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
                 b"".join(self.frames).decode()
@@ -127,20 +127,20 @@ class WebSocketPeer(StreamingWebSocketProtocol):
     # ── patience ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def overdue(self, queue: Queue) -> None:
-        if queue is self._gate.unread:
+        if queue is self._peers.unread:
             self._judge_reading()
         elif not self.read_paused:
             count("slow_message")
             self._fail(CLOSE_SLOW, "the rest of the message did not come in time")
         else:  # we do not read
-            self._gate.messages.enter(self)
+            self._peers.messages.enter(self)
 
     def make_room(self) -> None:
         raise AssertionError("a WebSocket is not evicted: its request is complete")
 
     def _await_reading(self) -> None:
         self._unread_bytes = self.pending_bytes
-        self._gate.unread.enter(self)
+        self._peers.unread.enter(self)
 
     def _judge_reading(self) -> None:
         if self.pending_bytes < self._unread_bytes:
