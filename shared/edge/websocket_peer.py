@@ -78,6 +78,13 @@ class WebSocketPeer(StreamingWebSocketProtocol):
         if not self.disconnected:  # what is left must be taken, and our close be answered
             self._await_reading()
 
+    async def send(self, message: Any) -> None:
+        if self.transport.is_closing() and not self.handshake_complete:  # else uvicorn logs an unfinished handshake
+            self.handshake_complete = self.disconnected = True
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # refused, which is complete too
+
     # ── what comes ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def data_received(self, data: bytes) -> None:
@@ -95,6 +102,10 @@ class WebSocketPeer(StreamingWebSocketProtocol):
             self._peers.messages.enter(self)
         else:
             self._peers.messages.leave(self)
+
+    def handle_ping(self) -> None:
+        if not self._is_leaving:  # it came in the same read as what sends the peer away
+            super().handle_ping()
 
     def handle_parser_exception(self) -> None:
         assert self.conn.close_sent is not None
