@@ -158,8 +158,8 @@ async def test_who_asks_too_often_waits_and_the_others_do_not(database_url: str)
         assert (await ask("10.0.0.2", ann)).status_code == 429  # the caller
         assert (await ask("10.0.0.3", bob)).status_code == 429  # the tenant
         assert (await ask("10.0.0.4", eve)).status_code == 200
+        url = server.url.replace("http", "ws", 1) + f"{RUNS}/stream"
         with pytest.raises(InvalidStatus) as caught:
-            url = server.url.replace("http", "ws", 1) + f"{RUNS}/stream"
             async with connect(url, additional_headers={"x-forwarded-for": "10.0.0.1"}):
                 pass
         assert caught.value.response.status_code == 429
@@ -181,11 +181,12 @@ async def test_streams_of_a_tenant_are_bounded_and_another_tenants_are_not(datab
     async with (
         running(database_url, **settings) as server,
         client_of(server.url, token("ann", "acme")) as ann,
-        client_of(server.url, token("e", "other")) as eve,
+        client_of(server.url, token("eve", "other")) as eve,
+        ann.stream("GET", f"{RUNS}/stream"),
+        ann.stream("GET", f"{RUNS}/stream"),
     ):
-        async with ann.stream("GET", f"{RUNS}/stream"), ann.stream("GET", f"{RUNS}/stream"):
-            refused = await ann.get(f"{RUNS}/stream")
-            problem_of(refused, 429)
-            assert int(refused.headers["retry-after"]) >= 1
-            async with eve.stream("GET", f"{RUNS}/stream") as other:
-                assert other.status_code == 200
+        refused = await ann.get(f"{RUNS}/stream")
+        problem_of(refused, 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        async with eve.stream("GET", f"{RUNS}/stream") as other:
+            assert other.status_code == 200
