@@ -33,7 +33,7 @@ check: $(STAMP)-dev scripts  ## Check format, lint, types and layers
 # The pages' scripts are checked where there is npm. In CI nothing may be left out.
 scripts:
 	@if command -v npm >/dev/null; then \
-		$(MAKE) --no-print-directory $(TSC) && echo "Scripts" && $(TSC) --project .; \
+		$(MAKE) --silent $(TSC) && echo "Scripts" && $(TSC) --project .; \
 	elif [ "$$CI" = true ]; then \
 		echo "In CI no check may be left out: install node with npm, for the types of the pages' scripts." >&2; exit 1; \
 	else \
