@@ -252,9 +252,7 @@ async def test_without_websockets_the_board_is_live_all_the_same(database_url: s
 
 async def test_the_page_of_a_task_shows_it_through_to_its_end(database_url: str, page: Page) -> None:
     async with running(database_url) as server, httpx.AsyncClient(base_url=server.url) as client:
-        task = await create(
-            client, title="Build the page", kind="generation", generation_id="landing-7"
-        )
+        task = await create(client, title="Build the page", kind="generation", generation_id="landing-7")
         await page.goto(f"{server.url}/tasks/{task['id']}")
         await is_live(page)
         await expect(page).to_have_title("Build the page · Tailrace")
