@@ -274,6 +274,7 @@ function showFacts({ facts }, task) {
   setAttributes(id.children[0], { title: task.id });
   setAgo(/** @type {any} */ (made.firstChild), task.created_at);
   setAgo(/** @type {any} */ (changed.firstChild), task.updated_at);
+  setText(facts.querySelectorAll("dt")[3], OVER.has(task.status) ? "Took" : "Age");
   const end = OVER.has(task.status) ? Date.parse(task.updated_at) : Date.now();
   setText(took, duration(end - Date.parse(task.created_at)));
   setText(changes, number(task.rev));
