@@ -16,6 +16,6 @@ def test_there_are_tests_of_the_scripts() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_the_tests_in_this_file_pass(file: Path, node_path: Path) -> None:
-    command = [node_path, "--test", file]
+    command = [str(node_path), "--test", str(file)]
     ran = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=SECONDS)
     assert ran.returncode == 0, ran.stdout + ran.stderr
