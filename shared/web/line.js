@@ -185,7 +185,7 @@ export class Line {
   /** @param {Cut} cut */
   async #recover(cut) {
     this.#pause = new AbortController();
-    this.set({ phase: "pausing", why: cut.message });
+    this.state = { ...this.state, phase: "pausing", why: cut.message }; // shown with what follows
     if (this.#isSuspended) return await aborted(this.#pause.signal);
     if (cut.isUnauthorized && (await this.#renew())) return;
     if (cut.isAtOnce) return;
@@ -231,8 +231,8 @@ export class Line {
     this.#heartbeatMs = 1000 * hello.heartbeat_seconds;
     this.#patienceMs = Math.max(this.tuning.silentHeartbeats * this.#heartbeatMs, 1000);
     this.#ungreeted = this.#renewals = 0;
+    this.state = { ...this.state, phase: "open", why: "", retryAt: null }; // members show what they are greeted with
     this.#stopPolling();
-    this.set({ phase: "open", why: "", retryAt: null });
     this.heard();
   }
 
