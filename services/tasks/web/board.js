@@ -48,20 +48,30 @@ export class Board {
       applyEvent: (state, event, frame) => this.#apply(state, event, frame),
       onChange: () => this.#paint(),
       onStatus: (status) => {
-        this.#line.set(status);
+        this.#line?.set(status);
         this.#paint();
       },
     });
-    this.#line = connection.track("Tasks", this.resource);
+    this.connection = connection;
     everySecond(() => this.#paint());
     this.resource.start();
   }
 
-  /** @type {import("/web/shared/chip.js").Line} */
-  #line;
+  /** @type {import("/web/shared/chip.js").Line | null} */
+  #line = null;
+
+  /** It stays up to date meanwhile; but the chip tells of what is seen. */
+  hide() {
+    this.#line?.remove();
+    this.#line = null;
+  }
 
   /** @param {string | null} status the filter; a word that is no status shows all */
   show(status) {
+    if (this.#line === null) {
+      this.#line = this.connection.track("Tasks", this.resource);
+      this.#line.set(this.resource.status);
+    }
     this.#status = status !== null && STATUSES.includes(status) ? status : null;
     this.#fill();
     this.#show();
@@ -154,7 +164,7 @@ export class Board {
     });
   }
 
-  /** What stands there instead of rows. @param {number} count @param {import("/web/shared/stream.js").Status} status */
+  /** What stands there instead of rows. @param {number} count @param {import("/web/shared/status.js").Status} status */
   #showState(count, status) {
     const name = this.#isKnown ? (count ? "" : `none ${this.#status}`) : status.phase;
     if (this.#state.dataset.shown === name) return;
@@ -191,7 +201,7 @@ function makeRow(task) {
       el("div", { class: "task-line" }, title, el("span", { class: "pill cut" })),
       el("p", { class: "dim small cut" }),
     ),
-    el("div", { class: "task-progress" }, progressBar("Progress"), el("p", { class: "dim small nums cut" })),
+    el("div", { class: "task-progress" }, progressBar("Progress"), el("p", { class: "dim small nums" }, el("span", { class: "cut" }), el("span", {}))),
     ago(task.updated_at, "ago dim small nums"),
     act,
   );
@@ -216,7 +226,8 @@ function updateRow(row, task, state) {
   setShown(bar, total !== null || task.status === "running" || task.status === "waiting_input");
   setProgress(bar, { done, total, unit, tone: task.status === "queued" ? "idle" : toneOf(task.status) });
   const left = isOver || task.status === "queued" ? "" : inWords(state.paces.get(task.id)?.remaining(total, Date.now()) ?? null);
-  setText(size, [sizeOf(task), left].filter(Boolean).join(" · "));
+  setText(size.children[0], sizeOf(task));
+  setText(size.children[1], left);
   setAgo(time, task.updated_at);
   const verb = isOver ? "delete" : "cancel";
   if (act.dataset.act !== verb) {
