@@ -16,7 +16,8 @@ FOLLOW = """async ([key, url, options]) => {
     const note = (kind) => (what) => tell(key, kind, what);
     window.followed = { ...window.followed, [key]: follow(url, {
         ...options,
-        onFrames: note("frames"), onStatus: note("status"), onGap: note("gap"), onReset: note("reset"), onEnd: note("end"),
+        onFrames: note("frames"), onStatus: note("status"),
+        onGap: note("gap"), onReset: note("reset"), onEnd: note("end"),
     }) };
 }"""
 
