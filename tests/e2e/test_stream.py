@@ -44,7 +44,7 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
             (await append(client, run_id, token, 10)).raise_for_status()
             seen = len(run.statuses)
             await server.kill()
-            await run.until(lambda run, seen=seen: "reconnecting" in run.phases[seen:])
+            await run.until_it_was("reconnecting", since=seen)
             await server.start()
             (await append(client, run_id, token, 10)).raise_for_status()
             await run.until_phase("live")
