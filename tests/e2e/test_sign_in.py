@@ -119,7 +119,7 @@ async def test_the_application_around_it_gives_tokens_before_they_end(database_u
         async with page.expect_request("**/session/token"):
             pass
         await create(client, title="goes on")
-        await expect(page.get_by_role("link", name="goes on")).to_be_visible()
+        await expect(page.get_by_role("link", name="goes on", exact=True)).to_be_visible()
         assert len(given) >= 2
         assert await page.evaluate("sessionStorage.length") == 0
 
