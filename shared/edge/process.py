@@ -67,7 +67,7 @@ def _run(work: Callable[[Settings], Coroutine[None, None, None]]) -> int:
 
 
 async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce, pages: Asgi | None = None) -> None:
-    """Serve until told to stop. `announce` gets the base URL as soon as everything answers.
+    """Serve until told to stop. `announce` gets the public URL as soon as everything answers.
 
     Raise SettingsError when the address cannot be had, EmbeddedPostgresError or LogUnavailable without a database.
     """
@@ -86,7 +86,7 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
         gate = Gate(settings, database)
         services = [AccessService(settings, gate), *(make(settings, database, streams) for make in makers)]
         front = Front(services, streams, gate, pages)
-        server = Server(front, settings, on_started=lambda: announce(address(listener)))
+        server = Server(front, settings, on_started=lambda: announce(settings.public_url))
         await server.serve(sockets=[listener])
 
 
