@@ -42,8 +42,9 @@ WORKDIR /data
 USER 10001:10001
 EXPOSE 8000
 # Whether it lives, not whether it is ready: a service whose database is away gets well by itself.
-HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=3)"]
+# In bash, because a Python would take 50 ms of CPU each time, and seconds where a machine is busy.
+HEALTHCHECK --interval=5s --timeout=10s --start-period=120s --retries=6 \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8000 && printf 'GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3 && read -r _ status _ <&3 && [ \"$status\" = 200 ]"]
 # An init, because a preview's processes may leave children behind that somebody has to reap.
 ENTRYPOINT ["tini", "--", "tailrace"]
 CMD ["serve", "all"]

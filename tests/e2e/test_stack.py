@@ -42,9 +42,11 @@ for name in ("postgres", "tasks", "runs", "nginx"):
 for path in ("/secrets/database/url", "/secrets/database/password", "/data/previews/host"):
     attempt(path, lambda: open(path))
 attempt("/usr/written", lambda: open("/usr/written", "w"))
+def look(number):
+    if b"TAILRACE_DATABASE" not in open(f"/proc/{number}/environ", "rb").read():
+        raise OSError
 for number in filter(str.isdigit, os.listdir("/proc")):
-    if b"TAILRACE_DATABASE" in open(f"/proc/{number}/environ", "rb").read():
-        print("REACHED settings", flush=True)
+    attempt("settings", lambda: look(number))
 print("user", os.getuid(), "processes", sum(name.isdigit() for name in os.listdir("/proc")), flush=True)
 status = [line.split() for line in open("/proc/self/status")]
 capabilities = [words[1] for words in status if words[0] in ("CapEff:", "CapBnd:", "CapPrm:")]
@@ -153,11 +155,12 @@ async def test_a_program_reaches_neither_the_database_nor_another_container(
 
     async def is_done() -> bool:
         said[:] = [line async for line in lines_of(client, "stack-probe")]
+        assert not [line for line in said if line.startswith("Traceback")], said
         return "done" in said
 
     await eventually(is_done, "the probe is done", SECONDS)
     assert [line for line in said if line.startswith("REACHED")] == []
-    assert len([line for line in said if line.startswith("refused")]) == len(places) + 4 + 3 + 1
+    assert len([line for line in said if line.startswith("refused")]) >= len(places) + 4 + 3 + 1 + 1
     (user,) = [line.split() for line in said if line.startswith("user")]
     assert int(user[1]) >= 62_000
     assert int(user[3]) <= 3
@@ -203,7 +206,7 @@ async def test_the_services_see_the_client_s_address_from_the_proxy_alone(stack:
 async def test_nothing_is_lost_or_repeated_while_containers_are_killed_and_runs_are_three(stack: Stack) -> None:
     chance = seeded("stack")
     async with patient_client() as client, httpx.AsyncClient(base_url=stack.url, timeout=60) as owner:
-        await stack.composed("up", "--detach", "--no-recreate", "--scale", "runs=3")
+        await stack.scaled("runs", 3)
         assert len(stack.containers("runs")) == 3
         await stack.ready(owner)
         work = await tasks_with_runs(owner, 6)
@@ -224,7 +227,7 @@ async def test_nothing_is_lost_or_repeated_while_containers_are_killed_and_runs_
                     stack.restarted(chance.choice(stack.containers(service))), finished(owner, run_id, token)
                 )
                 await load.progress()
-            await stack.composed("up", "--detach", "--no-recreate", "--scale", "runs=1")  # two leave in good order
+            await stack.scaled("runs", 1)  # two leave in good order
             await stack.ready(owner)
             await load.progress()
         for task_id, run_id, _ in work:

@@ -22,7 +22,7 @@ from tests.support.readers import eventually
 from tests.support.server import ROOT, free_port
 
 SHIPPED = ROOT / "deploy" / "nginx"
-START_SECONDS = 30
+START_SECONDS = 90
 Changes = Mapping[str, Mapping[str, str]]
 
 

@@ -44,8 +44,14 @@ class Stack:
     async def composed(self, *arguments: str) -> str:
         return await asyncio.to_thread(self.compose, *arguments)
 
+    async def scaled(self, service: str, count: int) -> None:
+        """So many replicas of it. Those that leave do so in good order."""
+        await self.composed("up", "--detach", "--no-recreate", "--no-deps", "--scale", f"{service}={count}", service)
+
     def containers(self, service: str) -> list[str]:
-        return sorted(self.compose("ps", "-q", service).split())
+        labels = (f"project={self.name}", f"service={service}")
+        filters = [word for label in labels for word in ("--filter", f"label=com.docker.compose.{label}")]
+        return sorted(run("docker", "ps", "--quiet", *filters).split())
 
     def addresses(self, service: str) -> list[str]:
         """On every network it is on."""
