@@ -62,7 +62,7 @@ class Nginx:
 
     def command(self, configuration: str = "nginx.conf") -> list[str]:
         main = str(self._configuration / configuration)
-        return [str(self._program), "-p", str(self.prefix), "-g", "daemon off;", "-c", main]
+        return [str(self._program), "-e", "stderr", "-p", str(self.prefix), "-g", "daemon off;", "-c", main]
 
     async def start(self, configuration: str = "nginx.conf") -> None:
         """Return when it answers."""

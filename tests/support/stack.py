@@ -7,6 +7,7 @@ import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -90,15 +91,14 @@ def run(*command: str, check: bool = True, **options: Any) -> str:
 
 @contextmanager
 def brought_up(**settings: object) -> Iterator[Stack]:
-    """Built, started and healthy; removed afterwards, with its volumes. If it fails, the containers' words are told."""
+    """Built, started and healthy; removed afterwards. TAILRACE_TEST_STACK_LOG names a file for the logs."""
     stack = Stack(**settings)
     try:
         stack.compose("up", "--build", "--detach")
         yield stack
-    except BaseException:
-        print(stack.compose("logs", "--no-color", "--tail=40", check=False))
-        raise
     finally:
+        if logs := os.environ.get("TAILRACE_TEST_STACK_LOG"):
+            Path(logs).write_text(stack.compose("logs", "--no-color", check=False))
         stack.files = ("compose.yaml",)
         stack.compose("down", "--volumes", "--remove-orphans", "--timeout=5", check=False)
 
