@@ -54,6 +54,10 @@ class Stack:
         filters = [word for label in labels for word in ("--filter", f"label=com.docker.compose.{label}")]
         return sorted(run("docker", "ps", "--quiet", *filters).split())
 
+    def inside(self, service: str, *command: str) -> str:
+        """Run a command in the service's container; return what it prints."""
+        return run("docker", "exec", self.containers(service)[0], *command)
+
     def addresses(self, service: str) -> list[str]:
         """On every network it is on."""
         template = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
