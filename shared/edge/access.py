@@ -4,6 +4,7 @@ others.
 
 from collections.abc import Mapping
 from typing import Annotated
+from urllib.parse import unquote
 
 from litestar import Response, post
 from msgspec import Meta, Struct
@@ -22,6 +23,10 @@ class TicketAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """`path` is that of the stream, or a preview's `passage`, without a query."""
 
     path: Annotated[str, Meta(max_length=2_000, pattern=r"^/api/v1/[^?#\x00-\x20]+\Z")]
+
+    def __post_init__(self) -> None:
+        if "\0" in unquote(self.path):  # no path that is answered has one, nor can it be stored
+            raise ValueError("path must not have %00 in it")
 
 
 @post("/api/v1/stream-tickets", status_code=201, scope=ANY)

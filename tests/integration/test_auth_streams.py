@@ -133,6 +133,11 @@ async def test_a_ticket_is_for_its_path_and_for_reading(client: httpx.AsyncClien
         problem_of(await stranger.get(RUNS, params={"ticket": "\0é"}), 401)
 
 
+async def test_a_ticket_for_a_path_that_cannot_be_is_refused(client: httpx.AsyncClient) -> None:
+    for path in (f"{RUNS}/%00", "/api/v1/%00", f"{RUNS}/stream?after=1", "/tasks", f"{RUNS}/stream\n"):
+        problem_of(await client.post(TICKETS, json={"path": path}), 400)
+
+
 async def test_a_ticket_may_no_more_than_its_token(tailrace: Served) -> None:
     async with client_of(tailrace.url, token(scopes=["tasks:read"])) as reader, client_of(tailrace.url) as stranger:
         ticket = await ticket_for(reader, f"{RUNS}/stream")
