@@ -142,6 +142,15 @@ async def test_a_token_in_an_address_is_refused(tailrace: Served, name: str) -> 
             assert good not in answer.text
 
 
+async def test_a_token_in_an_address_is_not_told_back_however_it_stands_there(tailrace: Served) -> None:
+    good = token()
+    async with client_of(tailrace.url, good) as client:
+        for query in (good, f"after=Bearer%20{good}", f"after=bearer+{good}", f"x=%20{good}", f"Bearer%20{good}=1"):
+            answer = await client.get(f"{RUNS}/events?{query}")
+            problem_of(answer, 400)
+            assert good.rpartition(".")[0][:40] not in answer.text
+
+
 async def test_a_token_is_good_for_the_rows_of_its_tenant_and_is_their_owner(tailrace: Served) -> None:
     async with client_of(tailrace.url, token("ann", "acme")) as client:
         created = (await client.post("/api/v1/tasks", json={"title": "t"})).raise_for_status().json()

@@ -187,6 +187,9 @@ async def test_a_token_alone_among_the_subprotocols_is_refused_without_showing_i
     assert (document["status"], text in json.dumps(document)) == (400, False)
     document = await refusal_of(f"{tailrace.websocket_url}{RUNS}/stream", ["nonsense", f"bearer.{text}"])
     assert (document["status"], text in json.dumps(document)) == (400, False)
+    for offered in ([f"Bearer.{text}"], ["nonsense", f"BEARER.{text}"]):
+        document = await refusal_of(f"{tailrace.websocket_url}{RUNS}/stream", offered)
+        assert (document["status"], text in json.dumps(document)) == (400, False)
     document = await refusal_of(f"{tailrace.websocket_url}{RUNS}/stream", ["tailrace.v1", "bearer.a.b.c"])
     assert document["status"] == 401
 

@@ -19,7 +19,9 @@ TICKET = "ticket"
 MAX_TICKET = 200
 
 _TOKEN_NAMES = frozenset(("access_token", "token", "id_token", "jwt", "bearer", "authorization", "api_key", "apikey"))
-_LOOKS_LIKE_A_TOKEN = re.compile(r"e[wy][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_LOOKS_LIKE_A_TOKEN = re.compile(
+    r"\s*(?i:bearer[\s.]+)?e[wy][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\s*", re.ASCII
+)
 _SCHEME = re.compile(r"bearer +(\S+)", re.IGNORECASE | re.ASCII)
 
 
@@ -56,7 +58,12 @@ def without_bearer(scope: Any, bearer: Bearer) -> None:
 
 
 def _plain(subprotocols: list[str]) -> list[str]:
-    return [name for name in subprotocols if not name.startswith(SUBPROTOCOL_PREFIX)]
+    return [name for name in subprotocols if not _has_token(name)]
+
+
+def _has_token(subprotocol: str) -> bool:
+    """In whatever case: what is taken for a name of a protocol is handed on, and told back."""
+    return subprotocol.lower().startswith(SUBPROTOCOL_PREFIX)
 
 
 def _of_header(value: str) -> str:
@@ -66,7 +73,7 @@ def _of_header(value: str) -> str:
 
 def _of_subprotocols(scope: Mapping[str, Any]) -> list[str]:
     offered: list[str] = scope.get("subprotocols") or []
-    tokens = [name.removeprefix(SUBPROTOCOL_PREFIX) for name in offered if name.startswith(SUBPROTOCOL_PREFIX)]
+    tokens = [name[len(SUBPROTOCOL_PREFIX) :] for name in offered if _has_token(name)]
     if tokens and len(tokens) == len(offered):
         raise BadInput("A token among the subprotocols goes beside tailrace.v1, which is what is spoken: offer both.")
     return tokens
@@ -76,7 +83,9 @@ def _of_query(query: str) -> str:
     if not query:
         return ""
     pairs = parse_qsl(query, keep_blank_values=True)
-    if any(name.lower() in _TOKEN_NAMES or _LOOKS_LIKE_A_TOKEN.fullmatch(value) for name, value in pairs):
+    if any(
+        name.lower() in _TOKEN_NAMES or any(map(_LOOKS_LIKE_A_TOKEN.fullmatch, (name, value))) for name, value in pairs
+    ):
         raise BadInput(
             "There is a token in the address, which gets into histories and logs: get a new one, and send it in the "
             "header Authorization. Where no header can be sent, POST /api/v1/stream-tickets gives a ticket."
