@@ -28,6 +28,7 @@ from shared.channel.retention import Retention
 from shared.edge import metrics
 from shared.edge.app import build_app
 from shared.edge.checks import log_checks
+from shared.edge.ids import ULID
 from shared.edge.settings import LOOPBACK, Settings
 from shared.edge.streams import Streams
 from shared.edge.visibility import Visibility
@@ -45,7 +46,8 @@ class PreviewsService:
         self._log = PostgresEventLog(database, self.name, STEPS)
         self.channel = channel = Channel(self._log, SCHEMA, limits)
         directory = Path(settings.data_directory).resolve() / "previews"
-        self.host_pattern = re.compile(rf"prv-[0-9a-z]{{26}}\.{re.escape(settings.preview_domain)}(:[0-9]+)?")
+        # just the hosts that the doors take for a preview's: who comes by one of them has passed no gate
+        self.host_pattern = re.compile(rf"prv-{ULID}\.{re.escape(settings.preview_domain.lower())}(:[0-9]+)?", re.ASCII)
         sockets = sockets_of(directory, host_of(directory))
         self._launching = Launching(
             directory,
@@ -71,7 +73,7 @@ class PreviewsService:
         )
         self._visibility = Visibility(self.name, "previews", database)
         subscriptions = Subscriptions(channel, store, lifecycle, self._visibility)
-        self._doors = Doors(self._programs, store, subscriptions, settings.preview_domain)
+        self._doors = Doors(self._programs, store, subscriptions, settings.preview_domain.lower())
         self._retention = Retention(
             self._log, max_age_seconds=settings.retention_hours * 3600, max_events=settings.retention_events
         )

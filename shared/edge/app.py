@@ -125,11 +125,12 @@ def _check_scope(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
         return
     entry = entry_of(connection.scope)
     entry.required = scopes
-    if entry.permit is not None:  # else a WebSocket's, whose first frame will say
-        try:
-            entry.demand(scopes)
-        except Problem as error:
-            _refuse(connection, error)
+    if entry.permit is None and connection.scope["type"] == ScopeType.WEBSOCKET:
+        return  # its first frame will say
+    try:
+        entry.demand(scopes)
+    except Problem as error:
+        _refuse(connection, error)
 
 
 def scopes_of(handler: BaseRouteHandler) -> Sequence[str] | None:

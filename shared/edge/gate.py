@@ -43,8 +43,11 @@ class Entry:
         return self.permit.principal
 
     def demand(self, scopes: Sequence[str]) -> None:
-        """Raise OutOfScope unless the principal has one of these, or none is named."""
-        if scopes and not any(allows(self.principal, scope) for scope in scopes):
+        """Raise Unauthorized while it is not known who it is from; OutOfScope unless the principal has one of these, or
+        none is named.
+        """
+        principal = self.principal
+        if scopes and not any(allows(principal, scope) for scope in scopes):
             raise OutOfScope(scopes)
 
     def permit_of(self, principal: Principal) -> Permit:

@@ -6,7 +6,8 @@ import time
 
 MAX_NAME = 200
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
-_ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}", re.ASCII)
+ULID = r"[0-7][0-9a-hjkmnp-tv-z]{25}"
+_ULID = re.compile(ULID, re.ASCII)
 
 
 def new_id(prefix: str) -> str:

@@ -11,7 +11,7 @@ from websockets.typing import Origin
 
 from tests.support.contract import RUNS, Served, metric, problem_of, served
 from tests.support.server import running
-from tests.support.tokens import JWT, client_of, token
+from tests.support.tokens import JWT, TICKETS, client_of, token
 
 APP = "https://app.example"
 SETTINGS = {"hosts": "tailrace.example, 10.1.2.3:8080", "origins": f"{APP}, http://localhost:3000"}
@@ -58,6 +58,20 @@ async def test_by_another_name_it_answers_nothing_but_whether_it_is_well(tailrac
         async with connect(f"{tailrace.websocket_url}{RUNS}/stream", additional_headers={"host": host or "?"}):
             pass
     assert caught.value.response.status_code in (400, 403)  # two of them, or one of another name
+
+
+async def test_at_the_origin_of_no_preview_nobody_passes_the_gate_unseen(postgres_url: str) -> None:
+    """It looks like a preview's, but no ULID begins with 8: it is one of our names, with all that goes with them."""
+    with served(postgres_url, **JWT) as own:
+        for label in (f"prv-8{'z' * 25}", f"prv-0{'i' * 25}"):
+            host = f"{label}.localhost"
+            for path in ("/api/v1/previews", "/api/v1/generations/g/preview", "/api/v1/runs/stream", TICKETS):
+                problem_of(await get(own, path, host=host), 401)
+            good = token()
+            listed = await get(own, "/api/v1/previews", host=host, authorization=f"Bearer {good}")
+            assert listed.json()["data"] == []
+            refused = await get(own, f"/api/v1/previews?access_token={good}", host=host)
+            assert good not in problem_of(refused, 400)["detail"]
 
 
 # ── origins ────────────────────────────────────────────────────────────────────────────────────────────────────
