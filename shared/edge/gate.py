@@ -13,7 +13,7 @@ from shared.edge.auth.bearer import bearer_of, without_bearer
 from shared.edge.auth.keys import KeysUnavailable, UnfitKey
 from shared.edge.auth.permit import Permit
 from shared.edge.auth.revoked import Revocations
-from shared.edge.auth.scopes import allows
+from shared.edge.auth.scopes import REACHING, allows
 from shared.edge.auth.tokens import TokenRefused, TokenRules, Verifier
 from shared.edge.origins import BadOrigin, Origins, Request
 from shared.edge.principal import KEY, LOCAL, Principal
@@ -28,10 +28,11 @@ NO_TOKEN = "The request has no token: send one in the header Authorization, as B
 class Entry:
     """A request that was let in. A WebSocket may be let in before it has said who it is from, and says so then."""
 
-    __slots__ = ("_gate", "permit", "required")
+    __slots__ = ("_demanded", "_gate", "permit", "required")
 
     def __init__(self, gate: "Gate", permit: Permit | None) -> None:
         self._gate = gate
+        self._demanded: set[tuple[str, ...]] = set()
         self.permit = permit
         self.required: Sequence[str] = ()
 
@@ -49,6 +50,7 @@ class Entry:
         principal = self.principal
         if scopes and not any(allows(principal, scope) for scope in scopes):
             raise OutOfScope(scopes)
+        self._demanded.add(tuple(scopes))
 
     def permit_of(self, principal: Principal) -> Permit:
         """What a connection of this principal lives by."""
@@ -65,13 +67,20 @@ class Entry:
         self.demand(self.required)
 
     async def renew(self, token: str) -> None:
-        """Go on with a newer token. Raise Unauthorized, OutOfScope, Away, and Forbidden for one of somebody else's."""
+        """Go on with a newer token, which must allow what was begun with the one before. Raise Unauthorized, also when
+        that has ended; OutOfScope, Away, and Forbidden for one of somebody else's.
+        """
         newer = await self._gate.authenticate(token)
+        assert self.permit is not None
+        self.permit.check()  # its end is on its way: it is told once, and nothing would notice that of the newer one
         if not newer.is_same(self.principal):
             raise Forbidden("The token belongs to somebody else than the one this connection began with.")
         renewed = Entry(self._gate, self._gate.permit(newer))
-        renewed.demand(self.required)
-        assert self.permit is not None
+        for scopes in self._demanded:
+            renewed.demand(scopes)
+        for scope in REACHING:  # what is streamed already would go on
+            if allows(self.principal, scope):
+                renewed.demand((scope,))
         self.permit.renew(newer)
 
 

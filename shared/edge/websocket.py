@@ -268,6 +268,7 @@ class _Socket:
                 return await admit(follow)
 
             subscription = await self._admit(admitted)
+            self._permit.check()  # it may have ended meanwhile, and the other streams have been told already
         except Exception as error:  # noqa: BLE001  as above, but told in a frame
             await self._answer(Refused(problem=msgspec.Raw(self._document(error).body)), follow.ref)
             return

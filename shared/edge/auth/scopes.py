@@ -23,6 +23,8 @@ SCOPES: Mapping[str, str] = {
 }
 ALL = frozenset(SCOPES)
 
+REACHING = ("previews:admin", "feed:consume")  # what belongs to others: with them a reader is shown more
+
 # what an operation asks for is one of the scopes it names, or
 ANY: tuple[str, ...] = ()  # none: whoever has a token may
 PUBLIC = None  # not even a token; for what is the same for everybody
