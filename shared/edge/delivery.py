@@ -34,6 +34,7 @@ log = logging.getLogger("tailrace.stream")
 
 T = TypeVar("T")
 
+BARRED = (EndReason.ACCESS_REVOKED, EndReason.TOKEN_EXPIRED)  # nothing more may be shown
 STALL_SECONDS = 0.05  # a write that waited longer than this means that the socket, not this loop, is slow
 SERVER = f"tailrace/{shared.__version__}"
 
@@ -121,7 +122,11 @@ class Delivery:
 
     def finish(self, reason: EndReason) -> None:
         """End the stream for `reason`: the client is told as soon as its socket takes it."""
-        if self.end is not None or self._finished:
+        if self._finished:
+            return
+        if self.end is not None:
+            if reason in BARRED and self.end not in BARRED:  # another end waits for room: what waits must not leave now
+                self.end = reason
             return
         self.end = reason
         if self._asks_the_log and self._pump is not None:
@@ -132,10 +137,7 @@ class Delivery:
 
     def _revoke(self) -> None:
         """The subject is no longer the reader's to see."""
-        if self.end is None:
-            self.finish(EndReason.ACCESS_REVOKED)
-        else:  # another end waits for room: what waits before it must not leave any more
-            self.end = EndReason.ACCESS_REVOKED
+        self.finish(EndReason.ACCESS_REVOKED)
 
     @property
     def transport(self) -> str:
@@ -319,7 +321,7 @@ class Delivery:
             return
         if batch.items:
             await self._wait_for_room()
-            if self.end in (EndReason.ACCESS_REVOKED, EndReason.TOKEN_EXPIRED):
+            if self.end in BARRED:
                 return  # meanwhile it has become none of the reader's business
             self._count(batch)
             self._connection.write(batch.render(self._sink.format, self._render))

@@ -20,6 +20,7 @@ from shared.edge.delivery import Delivery
 from shared.edge.settings import Settings
 from shared.edge.sinks import SseSink
 from shared.edge.streams import Streams
+from shared.protocol.ends import EndReason
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor
 from shared.protocol.record import Draft
@@ -587,6 +588,57 @@ async def test_a_heartbeat_never_jumps_over_an_event_that_is_on_its_way(database
     for connection, delivery in zip(connections, deliveries, strict=True):
         assert connection.written.count(b"event: status") == 1
         await delivery.close()
+    await channel.close()
+    await database.close()
+
+
+class Stalled(Memory):
+    """The same, but after `stall` only when there is room again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_for, self.room = asyncio.Event(), asyncio.Event()
+
+    def stall(self) -> None:
+        self.is_writable = False
+
+    async def drain(self) -> None:
+        self.waited_for.set()
+        await self.room.wait()
+        self.is_writable = True
+
+
+@pytest.mark.parametrize("reason", [EndReason.TOKEN_EXPIRED, EndReason.ACCESS_REVOKED])
+async def test_what_waits_for_room_does_not_leave_after_the_token_though_the_stream_was_ending(
+    database_url: str, reason: EndReason
+) -> None:
+    database = Database(database_url)
+    await database.start()
+    channel = Channel(PostgresEventLog(database, "runs"), SCHEMA)
+    await channel.start()
+    subscription = Subscription(channel, Filter(tenant="t"), Anchor.NOW, channel.state, "/events")
+    connection, over = Stalled(), asyncio.Event()
+    delivery = Delivery(
+        subscription,
+        SseSink(None),
+        connection,
+        Streams(Settings()),
+        say=lambda message: asyncio.sleep(0),
+        on_end=over.set,
+    )
+    async with asyncio.timeout(ANSWER_SECONDS):
+        delivery.open()
+        while b"event: live" not in connection.written:
+            await channel.ask()
+        connection.stall()
+        await channel.publish([Draft(type="status", tenant="t", subject="run/x", data=b'{"type":"status"}')])
+        await connection.waited_for.wait()
+        delivery.finish(EndReason.MAX_DURATION)
+        delivery.finish(reason)
+        connection.room.set()
+        await over.wait()
+    assert b"event: status" not in connection.written
+    assert f'"reason":"{reason.label}"'.encode() in connection.written
     await channel.close()
     await database.close()
 
