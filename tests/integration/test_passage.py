@@ -816,6 +816,13 @@ async def test_what_is_between_neighbours_does_not_pass(door: Door) -> None:
     assert answer.headers.get("connection") in (None, "close")
 
 
+async def test_a_body_keeps_its_length_whatever_the_caller_says_of_it(door: Door) -> None:
+    """Without one there would be no body for the program: the request was answered 500."""
+    answer = await door.ask("POST", "/seen", content=b"a body", headers={"connection": "content-length, x-gone"})
+    assert answer.status_code == 200
+    assert answer.json()["body"]["size"] == 6
+
+
 async def test_what_is_forwarded_says_who_asks(door: Door) -> None:
     forged = {"x-forwarded-host": "evil.test", "forwarded": "for=6.6.6.6", "x-real-ip": "6.6.6.6"}
     headers = (await door.seen(headers=forged))["headers"]

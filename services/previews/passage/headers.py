@@ -14,6 +14,7 @@ COOKIE = "tailrace_preview"  # ours, at the program's own origin
 _NEIGHBOURS = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te")
 ) | frozenset((b"trailer", b"transfer-encoding", b"upgrade"))
+_FRAMING = frozenset((b"content-length",))  # not the caller's to take away: the body would have no end, or two
 _HANDSHAKE = (b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-accept")
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
 _OURS = (b"authorization", b"last-event-id", b"tailrace-lease", b"idempotency-key", b"x-request-id")
@@ -31,7 +32,7 @@ SANDBOX = (
 def inward(headers: Iterable[Header], door: Door, *, host: str, scheme: str, client: str) -> list[Header]:
     """What the program is sent of a request's headers. `host` is what the caller called it."""
     headers = [(name.lower(), value) for name, value in headers]
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
+    named = _named_by_connection(headers)
     passed: list[Header] = []
     for name, value in headers:
         if name in _NEIGHBOURS or name in named or name in _HANDSHAKE or name in _FORWARDED or name == b"host":
@@ -53,7 +54,7 @@ def inward(headers: Iterable[Header], door: Door, *, host: str, scheme: str, cli
 def outward(headers: Iterable[Header], door: Door) -> list[Header]:
     """What the caller is sent of an answer's headers."""
     headers = [(name.lower(), value) for name, value in headers]
-    named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
+    named = _named_by_connection(headers)
     chunked = any(name == b"transfer-encoding" for name, _ in headers)
     passed: list[Header] = []
     for name, value in headers:
@@ -67,6 +68,12 @@ def outward(headers: Iterable[Header], door: Door) -> list[Header]:
     if door == "passage":
         passed.append(SANDBOX)
     return passed
+
+
+def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
+    """The headers that are between two neighbours only, as one of them says."""
+    said = (value for name, value in headers if name == b"connection")
+    return frozenset(token.strip().lower() for value in said for token in value.split(b",")) - _FRAMING
 
 
 def without_cookie(value: bytes) -> bytes:
