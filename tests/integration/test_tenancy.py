@@ -29,7 +29,7 @@ from services.tasks.api import HANDLERS as TASK_HANDLERS
 from tests.integration.test_bad_input import BODIES as RUN_AND_TASK_BODIES
 from tests.integration.test_preview_bad_input import BODIES as PREVIEW_BODIES
 from tests.support.contract import ANSWER_SECONDS, NO_SUCH_RUN, Served, Socket, problem_of, served
-from tests.support.previews import new_generation, preview_url, recipe, running
+from tests.support.previews import ended, launch, new_generation, preview_url, recipe, running
 from tests.support.server import append
 from tests.support.tasks import NO_SUCH_TASK
 from tests.support.tokens import JWT, client_of, token
@@ -303,6 +303,25 @@ async def test_a_preview_is_its_users_own(tailrace: Served, world: World, operat
     async with client_of(tailrace.url, token("boss", "acme", ["previews:admin"])) as boss:
         for path in ("", "/logs", "/logs/events", "/app/"):
             assert (await boss.get(f"{preview_url(generation)}{path}")).is_success, path
+
+
+async def test_a_list_shows_other_users_that_a_preview_is_there_and_not_what_it_does(tailrace: Served) -> None:
+    """What is 403 by itself is in no list either: above all not its last lines."""
+    generation, said = new_generation(), "words of ann"
+    async with client_of(tailrace.url, token("ann", "acme")) as ann:
+        await launch(ann, generation, f"print({said!r}); raise SystemExit(3)", files={"ann.txt": "x"})
+        own = await ended(ann, generation)
+        assert said in own["tail"]
+        told = {"params": {"generation_id": generation}}
+        assert (await ann.get("/api/v1/previews", **told)).json()["data"] == [own]
+    async with client_of(tailrace.url, token("boss", "acme", ["previews:admin"])) as boss:
+        assert (await boss.get("/api/v1/previews", **told)).json()["data"] == [own]
+    async with client_of(tailrace.url, token("bob", "acme")) as bob:
+        answer = await bob.get("/api/v1/previews", **told)
+        [shown] = answer.json()["data"]
+        assert (shown["id"], shown["status"], shown["owner"]) == (own["id"], own["status"], "ann")
+        assert said not in answer.text
+        assert "ann.txt" not in answer.text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from services.previews.api.common import BASE, PREVIEW, backend_of, preview_of
 from services.previews.events import Kind, PreviewState
 from services.previews.launch import LaunchFailed, check_recipe
 from services.previews.model import Health, NewPreview, PreviewView, Recipe
+from services.previews.owners import sees_all
 from services.previews.requests import ChangeFiles, CreatePreview, PreviewPage
 from services.previews.store import FILTERS
 from shared.edge.admission import AnyRequest, flag
@@ -19,7 +20,7 @@ from shared.edge.etags import etag_of, is_known
 from shared.edge.idempotency import key_of
 from shared.edge.ids import is_name
 from shared.edge.listing import LIST_PARAMETERS, listing
-from shared.edge.principal import principal_of
+from shared.edge.principal import Principal, principal_of
 from shared.edge.problems import BadInput, Unprocessable
 from shared.protocol.position import Position
 
@@ -62,13 +63,13 @@ async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data
 
 @get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS), scope="previews:read")
 async def list_previews(request: AnyRequest) -> PreviewPage:
-    """Previews, newest first."""
+    """Previews, newest first; of other users' only what the feed tells of them, without the program and its output."""
     asked = listing(request, "prv", FILTERS, {"status": get_args(PreviewState), "kind": get_args(Kind)})
-    backend, tenant = backend_of(request), principal_of(request).reach
-    previews, epoch, head = await backend.store.page(backend.store.pool, tenant, asked)
+    backend, principal = backend_of(request), principal_of(request)
+    previews, epoch, head = await backend.store.page(backend.store.pool, principal.reach, asked)
     more = len(previews) > asked.limit
     previews = previews[: asked.limit]
-    shown = [backend.shown(preview) for preview in previews]
+    shown = [_shown_to(principal, backend.shown(preview)) for preview in previews]
     return PreviewPage(shown, previews[-1].id if more else None, str(Position(epoch, head)))
 
 
@@ -104,6 +105,13 @@ async def change_files(request: AnyRequest, generation_id: FromPath[str], data: 
     """Write or remove files where the program runs, and for its next attempts: all, or none if one is refused."""
     backend, preview = backend_of(request), await preview_of(request, generation_id)
     return _shown(backend.shown(await backend.change_files(preview, data.files)))
+
+
+def _shown_to(principal: Principal, shown: PreviewView) -> PreviewView:
+    """Without what only its user may see."""
+    if principal.owner == shown.owner or sees_all(principal):
+        return shown
+    return msgspec.structs.replace(shown, entry="", command=(), files=(), tail=(), health=Health())
 
 
 def _shown(shown: PreviewView, *, status: int = 200) -> Response[PreviewView]:
