@@ -62,8 +62,10 @@ class Entry:
         return None if principal is None or self.permit_of(principal).why_over() is not None else principal
 
     async def introduce(self, token: str) -> None:
-        """Say who it is from. Raise Unauthorized, OutOfScope, Away."""
-        self.permit = self._gate.permit(await self._gate.authenticate(token))
+        """Say who it is from. Raise Unauthorized, OutOfScope, Busy, Away."""
+        principal = await self._gate.authenticate(token)
+        self._gate.check_principal(principal)
+        self.permit = self._gate.permit(principal)
         self.demand(self.required)
 
     async def renew(self, token: str) -> None:
@@ -140,6 +142,10 @@ class Gate:
         client = scope.get("client")
         self._ask(address=address_key(client[0] if client else ""))
 
+    def check_principal(self, principal: Principal) -> None:
+        """Raise Busy when the caller, or all of its tenant together, has made too many requests."""
+        self._ask(principal=(principal.tenant, principal.owner), tenant=principal.tenant)
+
     async def admit(self, scope: Any, *, reads_query: bool = True) -> Entry:
         """Find out who it is from, and leave that in the scope; without `reads_query` its query is none of ours. Raise
         BadInput, Unauthorized, Busy, Away.
@@ -158,7 +164,7 @@ class Gate:
             raise _counted("token", Unauthorized(NO_TOKEN, ""))
         entry = Entry(self, None if principal is None else self.permit(principal))
         if principal is not None:
-            self._ask(principal=(principal.tenant, principal.owner), tenant=principal.tenant)
+            self.check_principal(principal)
         scope[KEY] = entry
         return entry
 

@@ -328,6 +328,22 @@ async def test_a_stream_ends_when_its_token_does(client: httpx.AsyncClient, tail
     assert [frame.type for frame in frames] == ["hello", "live"]  # nothing was missing
 
 
+async def test_who_says_who_it_is_in_its_first_message_is_counted_too(database_url: str) -> None:
+    """The rates of callers and tenants: only its address was."""
+    settings = {**JWT, "requests_per_second": 0.01, "request_burst": 4, "trusted_proxies": "127.0.0.1"}
+    async with running(database_url, **settings) as server:
+        url = server.url.replace("http", "ws", 1) + f"{RUNS}/stream"
+        codes = []
+        for number in range(6):
+            from_elsewhere = {"x-forwarded-for": f"10.0.0.{number}"}
+            async with connect(url, additional_headers=from_elsewhere, close_timeout=2) as connection:
+                opened = Socket(connection)
+                await opened.send({"op": "auth", "token": token()})
+                told = await opened.next()
+                codes.append(await opened.close_code() if told.type == "refused" else None)
+        assert codes == [None] * 4 + [4429] * 2
+
+
 async def test_a_poll_that_waits_beyond_its_token_is_refused(tailrace: Served) -> None:
     async with client_of(tailrace.url, token(seconds=SHORT_SECONDS)) as own:
         for path in (f"{RUNS}/events", "/api/v1/sessions/quiet/events"):
