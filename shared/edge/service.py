@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from shared.edge import metrics
+from shared.edge.connection import connection_of
 from shared.edge.gate import Entry, Gate
 from shared.edge.problems import MEDIA_TYPE, Away, Missing, Unauthorized, document, http_document
 from shared.edge.streams import Streams
@@ -97,8 +98,10 @@ class Front:
             if handler is None:
                 handler = self._route(scope)
                 if self._needs_token(scope["path"]):
-                    entry = await self._gate.admit(scope, reads_query=not self._is_passage(scope["path"]))
-                    send = _while_permitted(send, scope, entry)
+                    is_passage = self._is_passage(scope["path"])
+                    entry = await self._gate.admit(scope, reads_query=not is_passage)
+                    if not is_passage:  # which watches over its connections itself
+                        receive, send = _permitted(receive, entry), _while_permitted(send, scope, entry)
         except Exception as error:  # noqa: BLE001  whatever it is becomes an answer, a 500 with its log included
             await _refuse(scope, send, error)
             return
@@ -272,8 +275,27 @@ def _with_headers(send: Any, headers: Sequence[tuple[bytes, bytes]]) -> Any:
     return tagged
 
 
+def _permitted(receive: Any, entry: Entry) -> Any:
+    """A body may come slowly: nothing is done for it when its token has ended before it was complete. Raises
+    Unauthorized, within the handler's own reading.
+    """
+    permit = entry.permit
+    if permit is None or not permit.can_end:
+        return receive
+
+    async def checked() -> Any:
+        message = await receive()
+        if message["type"] == "http.request":
+            permit.check()
+        return message
+
+    return checked
+
+
 def _while_permitted(send: Any, scope: Any, entry: Entry) -> Any:
-    """A read may wait for long: it is not answered when its token has ended meanwhile."""
+    """A read may wait for long: it is not answered when its token has ended meanwhile, and cut where it then is. The
+    last message passes: a stream says there why it ends.
+    """
     permit = entry.permit
     if permit is None or not permit.can_end or scope.get("method") != "GET":
         return send
@@ -287,6 +309,9 @@ def _while_permitted(send: Any, scope: Any, entry: Entry) -> Any:
             except Unauthorized as error:
                 is_over = True
                 await _refuse(scope, send, error)
+        elif message.get("more_body") and permit.why_over() is not None and not is_over:
+            is_over = True
+            connection_of(scope).abort()  # else what there is would pass for all
         if not is_over:
             await send(message)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket as socket_module
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -326,6 +327,64 @@ async def test_a_stream_ends_when_its_token_does(client: httpx.AsyncClient, tail
     async with sse(client, path, headers={"last-event-id": ends[0]["last_id"]}) as stream:
         frames = await read_until_live(stream)
     assert [frame.type for frame in frames] == ["hello", "live"]  # nothing was missing
+
+
+async def ended(tailrace: Served, text: str) -> None:
+    """Wait until the token has: a stream that lives by it says so."""
+    async with client_of(tailrace.url, text) as own, sse(own, f"{RUNS}/stream") as stream:
+        assert [Frame.of_sse(message) async for message in stream][-1].event["reason"] == "token_expired"
+
+
+async def test_a_body_that_is_complete_only_after_the_token_has_ended_changes_nothing(
+    client: httpx.AsyncClient, tailrace: Served
+) -> None:
+    short = token(seconds=SHORT_SECONDS)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"task":"late",'
+        await ended(tailrace, short)
+        yield b'"mode":"queued","runner":"late"}'
+
+    async with client_of(tailrace.url, short) as own:
+        answer = await own.post(RUNS, content=slowly(), headers={"content-type": "application/json"})
+    problem_of(answer, 401)
+    assert (await client.get(RUNS, params={"runner": "late"})).json()["data"] == []
+
+
+async def test_a_worker_that_waits_beyond_its_token_gets_no_run(client: httpx.AsyncClient, tailrace: Served) -> None:
+    short = token(seconds=SHORT_SECONDS)
+    async with client_of(tailrace.url, short) as own:
+        asking = asyncio.create_task(own.post(f"{RUNS}/lease", json={"runners": ["gone"], "wait_seconds": 60}))
+        await ended(tailrace, short)
+        created = await client.post(RUNS, json={"task": "t", "mode": "queued", "runner": "gone"})
+        problem_of(await asking, 401)
+        assert (await client.get(f"{RUNS}/{created.json()['id']}")).json()["status"] == "queued"
+
+
+async def test_a_long_answer_is_cut_where_its_token_ends(client: httpx.AsyncClient, tailrace: Served) -> None:
+    """As much as lies in buffers has left already."""
+    run_id, lease_token = await lease(client)
+    for _ in range(8):
+        snippets = [{"type": "node_update", "node": "n" * 100, "snippet": "x" * 200, "model": "m" * 100}] * 1_000
+        told = await client.post(
+            f"{RUNS}/{run_id}/events", json={"events": snippets}, headers={"tailrace-lease": lease_token}
+        )
+        told.raise_for_status()
+    short = token(seconds=SHORT_SECONDS)
+    narrow = httpx.AsyncHTTPTransport(socket_options=[(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 4096)])
+    asked = {"after": "start"}
+    headers = {**bearing(short), "accept": "application/x-ndjson"}
+    async with (
+        httpx.AsyncClient(base_url=tailrace.url, transport=narrow, timeout=ANSWER_SECONDS) as own,
+        own.stream("GET", f"{RUNS}/{run_id}/events", params=asked, headers=headers) as answer,
+    ):
+        assert answer.status_code == 200
+        lines = answer.aiter_lines()
+        await anext(lines)
+        await ended(tailrace, short)
+        with pytest.raises(httpx.TransportError):
+            async for _ in lines:
+                pass
 
 
 async def test_who_says_who_it_is_in_its_first_message_is_counted_too(database_url: str) -> None:

@@ -18,6 +18,7 @@ from services.runs.store import FILTERS
 from services.runs.subscriptions import Subscriptions
 from shared.edge.admission import AnyRequest, Connection
 from shared.edge.etags import etag_of, is_known
+from shared.edge.gate import entry_of
 from shared.edge.idempotency import IdempotencyKey, key_of
 from shared.edge.ids import is_name
 from shared.edge.listing import LIST_PARAMETERS, listing
@@ -124,6 +125,9 @@ async def _ended(backend: Backend, request: AnyRequest, run: RunView, seconds: f
             await backend.until_ended(tenant, run.id)
     except TimeoutError:
         pass
+    permit = entry_of(request.scope).permit
+    if permit is None or permit.why_over() is not None:
+        return run  # as it was made: what became of it is not for a token that has ended
     return view(await backend.subscriptions.require(tenant, run.id), backend.channel.state.epoch)
 
 

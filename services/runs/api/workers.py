@@ -1,5 +1,6 @@
 """Workers: leasing runs, telling of the work, finishing."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from services.runs.model import view
 from services.runs.requests import AppendEvents, FinishRun, LeaseGiven, LeaseRenewed, LeaseRequest, RunState
 from services.runs.steps import Appended, Batch, Finish
 from shared.edge.admission import AnyRequest
+from shared.edge.gate import entry_of
 from shared.edge.principal import principal_of
 from shared.edge.problems import Forbidden
 
@@ -18,11 +20,18 @@ from shared.edge.problems import Forbidden
 @post(f"{BASE}/lease", status_code=200, scope="runs:work")
 async def lease_run(request: AnyRequest, data: LeaseRequest) -> Response[LeaseGiven | None]:
     """Take the oldest queued run of one of these runners, under a lease; 204 when there is none in time."""
-    tenant = principal_of(request).tenant
-    leased = await backend_of(request).lease(
-        tenant, data.runners, data.worker, wait_seconds=data.wait_seconds, left=_left(request)
-    )
+    permit = entry_of(request.scope).permit
+    assert permit is not None  # since it was let in
+    left = asyncio.create_task(_left(request))
+    permit.watch(lambda reason: left.cancel())  # with it the wait ends, too
+    try:
+        leased = await backend_of(request).lease(
+            permit.principal.tenant, data.runners, data.worker, wait_seconds=data.wait_seconds, left=left
+        )
+    finally:
+        permit.close()
     if leased is None:
+        permit.check()
         return Response(None, status_code=204)
     run, epoch, lease = leased
     return Response(LeaseGiven(view(run, epoch), lease, cancel=run.should_stop))
