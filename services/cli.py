@@ -14,7 +14,7 @@ from services.commands.outcome import INTERRUPTED, OTHER, USAGE
 from services.commands.submit import Submission, submit
 from services.commands.tail import STREAMS, tail
 from services.commands.terminal import Terminal
-from services.pages import pages
+from services.pages import Pages
 from services.previews.app import PreviewsService
 from services.runs.app import RunsService
 from services.tasks.app import TasksService
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command in WORKS:
         return _as_client(options)
     names = list(SERVICES) if options.service == "all" else [options.service]
-    return run_process([SERVICES[name] for name in names], lambda url: print(_welcome(url, names), flush=True), pages)
+    return run_process([SERVICES[name] for name in names], lambda url: print(_welcome(url, names), flush=True), Pages)
 
 
 # ── as a server ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,5 @@
+// The start page.
+
+import { startPage } from "/web/shared/page.js";
+
+await startPage();

@@ -1,0 +1,34 @@
+// What stands where there is nothing to show: nothing yet, not yet, or no more.
+//
+//   emptyState({title, text, sign, action})   nothing there, and what to do about it; `action` is an element
+//   errorState({title, text, again})          what went wrong; `again` tries once more
+//   loadingState(text)                        is being fetched
+
+import { el } from "./dom.js";
+import { icon } from "./icons.js";
+
+/** @param {{title: string, text?: string, sign?: string, action?: Node | null}} what @returns {HTMLElement} */
+export function emptyState({ title, text = "", sign = "", action = null }) {
+  return el(
+    "div",
+    { class: "state" },
+    sign && icon(sign, "state-sign"),
+    el("p", { class: "state-title" }, title),
+    text && el("p", { class: "state-text" }, text),
+    action,
+  );
+}
+
+/** @param {{title: string, text?: string, again?: (() => void) | null}} what @returns {HTMLElement} */
+export function errorState({ title, text = "", again = null }) {
+  const button = again && el("button", { type: "button", class: "quiet", onclick: again }, icon("again"), "Try again");
+  const state = emptyState({ title, text, sign: "warning", action: button });
+  state.dataset.tone = "bad";
+  state.setAttribute("role", "alert");
+  return state;
+}
+
+/** @param {string} [text] @returns {HTMLElement} */
+export function loadingState(text = "Loading") {
+  return el("div", { class: "state", "aria-busy": "true" }, el("p", { class: "state-text loading" }, text));
+}
