@@ -12,6 +12,12 @@
  * @typedef {"off"|"signed_in"|"signed_out"} SignInState
  */
 
+/**
+ * Why a listener is told: another source was set, perhaps another person's; the source has given a newer token; or
+ * there is no token that the server takes.
+ * @typedef {"replaced"|"renewed"|"refused"} Cause
+ */
+
 const KEY = "tailrace.token";
 
 /** What all requests and streams of a page share, so that a refusal is answered by one question and not by twenty. */
@@ -25,7 +31,7 @@ export class Credentials {
   #source = null;
   /** @type {Promise<string|null>|null} */
   #asking = null;
-  /** @type {Set<(state: SignInState) => void>} */
+  /** @type {Set<(state: SignInState, cause: Cause) => void>} */
   #listeners = new Set();
 
   /** @param {TokenSource|string|null} [source] */
@@ -42,7 +48,7 @@ export class Credentials {
     this.#token = typeof source === "string" ? source : null;
     this.#isAsked = typeof source !== "function";
     this.#asking = null;
-    this.#set(this.#token === null ? "off" : "signed_in", true);
+    this.#set(this.#token === null ? "off" : "signed_in", "replaced");
   }
 
   /**
@@ -71,13 +77,21 @@ export class Credentials {
   async renew(stale) {
     if (this.#token !== null && this.#token !== stale) return this.#token; // renewed meanwhile
     const token = await this.#ask(stale);
-    if (token === null) this.#set("signed_out", false);
+    if (token === null && this.state !== "signed_out") this.#set("signed_out", "refused");
     return token;
   }
 
   /**
+   * Ask the source for a newer token before the server has to: connections that can take it go on without a break.
+   * @returns {Promise<void>}
+   */
+  async refresh() {
+    await this.#ask(this.#token);
+  }
+
+  /**
    * Be told of every change of `state`, and of every new token.
-   * @param {(state: SignInState) => void} listener
+   * @param {(state: SignInState, cause: Cause) => void} listener
    * @returns {() => void} stops it
    */
   onChange(listener) {
@@ -98,18 +112,17 @@ export class Credentials {
     if (source !== this.#source) return this.#token; // another was set meanwhile
     this.#isAsked = true;
     this.#token = token === stale ? null : token;
-    if (this.#token !== null) this.#set("signed_in", true);
+    if (this.#token !== null) this.#set("signed_in", "renewed");
     return this.#token;
   }
 
   /**
    * @param {SignInState} state
-   * @param {boolean} isNew
+   * @param {Cause} cause
    */
-  #set(state, isNew) {
-    if (this.state === state && !isNew) return;
+  #set(state, cause) {
     this.state = state;
-    for (const listener of [...this.#listeners]) listener(state);
+    for (const listener of [...this.#listeners]) listener(state, cause);
   }
 }
 

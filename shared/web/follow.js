@@ -1,5 +1,10 @@
 // Following one stream over any number of connections, with nothing lost and nothing twice.
 
+import { Follower } from "./follower.js";
+import { ask } from "./http.js";
+import { linesOf } from "./lines.js";
+import { Target } from "./target.js";
+
 /** @typedef {import("./wire.js").Frame} Frame */
 /** @typedef {import("./wire.js").Gap} Gap */
 /** @typedef {import("./wire.js").Reset} Reset */
@@ -22,7 +27,8 @@
  * @property {boolean} [lossless] nothing is skipped, however far this page falls behind
  * @property {Transport} [transport] `auto` unless told
  * @property {Credentials} [credentials] the page's own unless told
- * @property {(frames: Frame[]) => void} onFrames what has come, in order, one or more at a time
+ * @property {import("./lines.js").Lines} [lines] what carries it; those of the credentials unless told
+ * @property {(frames: Frame[]) => void} [onFrames] what has come, in order, one or more at a time
  * @property {(status: Status) => void} [onStatus]
  * @property {(live: {replayed: number}) => void} [onLive] once per connection: what came before it is history
  * @property {(gap: Gap) => void} [onGap] in its place between the frames; `backfill` fetches what was dropped
@@ -49,5 +55,17 @@
  * @returns {Following}
  */
 export function follow(url, options) {
-  throw new Error("not yet");
+  const lines = options.lines ?? linesOf(options.credentials);
+  return new Follower(new Target(url, options), options, lines).start();
+}
+
+/**
+ * What a gap stands for: the events that were dropped, as far as they are kept. Throws as `request` does.
+ * @param {Gap} gap
+ * @param {{signal?: AbortSignal, credentials?: Credentials}} [options]
+ * @returns {Promise<Frame[]>}
+ */
+export async function backfill(gap, options = {}) {
+  const { body } = await ask(gap.backfill, options);
+  return body.data.map((/** @type {{id: string, event: any}} */ { id, event }) => ({ id, event, live: false }));
 }

@@ -1,11 +1,18 @@
 // A resource that stays what it is on the server: its state is fetched, then changed by what its stream tells.
 
+import { Fetching } from "./fetching.js";
+import { follow } from "./follow.js";
+import { isAfter } from "./position.js";
+import { makeStatus } from "./status.js";
+import { TERMINAL } from "./wire.js";
+
 /** @typedef {import("./wire.js").Frame} Frame */
 /** @typedef {import("./wire.js").WireEvent} WireEvent */
 /** @typedef {import("./wire.js").Gap} Gap */
 /** @typedef {import("./wire.js").Reset} Reset */
 /** @typedef {import("./status.js").Status} Status */
 /** @typedef {import("./follow.js").Transport} Transport */
+/** @typedef {import("./follow.js").Following} Following */
 /** @typedef {import("./credentials.js").Credentials} Credentials */
 
 /**
@@ -31,30 +38,53 @@
  * @property {Transport} [transport]
  * @property {number} [pollSeconds] between two polls without a `streamUrl`; 5 unless told
  * @property {Credentials} [credentials]
+ * @property {import("./lines.js").Lines} [lines] what carries the stream; those of the credentials unless told
  */
 
 /**
- * @template [S=any]
+ * Where a fetched state stands. A list is a snapshot of the whole service, one resource only knows of itself.
+ * @typedef {{position: string|null, isList: boolean, status: string|null}} Standing
  */
+
+/** @template [S=any] */
 export class LiveResource {
+  status = makeStatus({ since: Date.now() });
+  /** The state as it is known; `initial` (or null) before it has been fetched. @type {S} */
+  state;
+
+  /** @type {LiveResourceOptions<S>} */
+  #options;
+  /** @type {Fetching|null} */
+  #fetching = null;
+  /** @type {Following|null} */
+  #following = null;
+  /** @type {Promise<void>|null} */
+  #refreshing = null;
+
   /** @param {LiveResourceOptions<S>} options */
   constructor(options) {
-    throw new Error("not yet");
+    this.#options = { ...options };
+    this.state = this.#initial();
   }
 
-  /** The state as it is known; `initial` (or null) before it has been fetched. @returns {S} */
-  get state() {
-    throw new Error("not yet");
-  }
-
-  /** @returns {Status} */
-  get status() {
-    throw new Error("not yet");
+  /** The last position handed over; null before the first. */
+  get position() {
+    return this.#following?.position ?? null;
   }
 
   /** Begin. @returns {this} */
   start() {
-    throw new Error("not yet");
+    if (this.#fetching) return this;
+    const { url, streamUrl, credentials, lines, pollSeconds } = this.#options;
+    this.#fetching = new Fetching(url ?? "", {
+      credentials: credentials ?? lines?.credentials,
+      onStatus: (status) => this.#show(status),
+      pollMs: 1000 * (pollSeconds ?? 5),
+    });
+    if (!url) this.#follow(this.#options.after ?? null, null);
+    else if (streamUrl) this.#load(false);
+    else this.#fetching.poll((body) => this.#loaded(body));
+    return this;
   }
 
   /**
@@ -62,22 +92,129 @@ export class LiveResource {
    * @param {{url?: string|null, streamUrl?: string|null}} addresses
    */
   update(addresses) {
-    throw new Error("not yet");
+    const { url, streamUrl } = { ...this.#options, ...addresses };
+    if (url === this.#options.url && streamUrl === this.#options.streamUrl) return;
+    const isRunning = this.#fetching !== null;
+    this.stop();
+    this.#options = { ...this.#options, url, streamUrl };
+    this.state = this.#initial();
+    this.status = makeStatus({ since: Date.now() });
+    if (isRunning) this.start();
   }
 
-  /** Fetch the state anew; the stream goes on. Resolves when it is there, or has failed (then `status` says so). */
+  /** Fetch the state anew; the stream goes on from there. Resolves when it is there, or was refused. */
   async refresh() {
-    throw new Error("not yet");
+    if (!this.#fetching || !this.#options.url) return;
+    this.#refreshing ??= this.#load(false).finally(() => (this.#refreshing = null));
+    await this.#refreshing;
   }
 
   /** Do not wait for the next attempt. */
   retryNow() {
-    throw new Error("not yet");
+    this.#fetching?.retryNow();
+    this.#following?.retryNow();
   }
 
   /** Let go of everything; no callback is called any more. `start` begins anew. */
   stop() {
-    throw new Error("not yet");
+    this.#fetching?.stop();
+    this.#following?.stop();
+    this.#fetching = this.#following = this.#refreshing = null;
+    this.status = makeStatus({ phase: "stopped", since: Date.now() });
+  }
+
+  /** @returns {S} */
+  #initial() {
+    return /** @type {S} */ (this.#options.initial ?? null);
+  }
+
+  // ── the state ────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * Fetch, and follow from there. Until the answer is here the old stream goes on; then a new one begins at the state's
+   * own position, so that what happened between the two is neither missed nor applied twice.
+   *
+   * After a reset a resource's own position may be one that the log has trimmed: nothing has happened to it for so long.
+   * Then its stream is followed from the start, and what the state has already is left out.
+   * @param {boolean} isAfterReset
+   */
+  async #load(isAfterReset) {
+    const fetching = this.#fetching;
+    const body = await fetching?.fetch(this.#following === null);
+    if (body === undefined || fetching !== this.#fetching) return;
+    this.#following?.stop();
+    this.#following = null;
+    const { position, isList, status } = this.#loaded(body);
+    const { after, streamUrl } = this.#options;
+    if (!streamUrl) return;
+    if (after === undefined && !shouldStream({ streamUrl, status })) {
+      this.#show(makeStatus({ phase: "ended", reason: "terminal", outcome: status, since: Date.now() }));
+    } else {
+      this.#follow(isAfterReset && !isList ? "start" : after ?? position, position);
+    }
+  }
+
+  /**
+   * @param {any} body
+   * @returns {Standing}
+   */
+  #loaded(body) {
+    this.state = (this.#options.readState ?? ((all) => all))(body);
+    this.#options.onChange?.(this.state, []);
+    const isList = typeof body?.as_of === "string";
+    return { position: body?.as_of ?? body?.last_position ?? null, isList, status: isList ? null : body?.status ?? null };
+  }
+
+  // ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * @param {string|null} after
+   * @param {string|null} floor what the state has already
+   */
+  #follow(after, floor) {
+    const { streamUrl, types, lossless, transport, credentials, lines } = this.#options;
+    if (!streamUrl) return;
+    const how = { after, types, lossless, transport, credentials, lines };
+    const following = follow(streamUrl, {
+      ...Object.fromEntries(Object.entries(how).filter(([, value]) => value !== undefined)),
+      onFrames: (frames) => this.#apply(floor === null ? frames : frames.filter(({ id }) => isAfter(id, floor))),
+      onGap: (gap) => (this.#options.onGap ? this.#options.onGap(gap) : this.refresh()),
+      onReset: (reset) => this.#startOver(reset),
+      onStatus: (status) => this.#show(status),
+    });
+    this.#following = following;
+    this.#show(following.status);
+  }
+
+  /** @param {Frame[]} frames */
+  #apply(frames) {
+    if (!frames.length) return;
+    for (const frame of frames) {
+      const next = this.#options.applyEvent?.(this.state, frame.event, frame);
+      if (next !== undefined) this.state = next;
+    }
+    this.#options.onChange?.(this.state, frames);
+  }
+
+  /** @param {Reset} reset */
+  #startOver(reset) {
+    this.#options.onReset?.(reset);
+    if (!this.#fetching) return; // the page has stopped it
+    if (this.#options.url) {
+      this.#following?.stop();
+      this.#following = null;
+      this.#load(true);
+    } else {
+      this.state = this.#initial();
+      this.#options.onChange?.(this.state, []);
+    }
+  }
+
+  /** @param {Status} status */
+  #show(status) {
+    if (!this.#fetching || status === this.status) return;
+    this.status = status;
+    this.#options.onStatus?.(status);
   }
 }
 
@@ -85,6 +222,7 @@ export class LiveResource {
  * Whether a stream is to be opened: there is one, what it is about is not over, and this browser can read it as it comes.
  * @param {{streamUrl?: string|null, status?: string|null}} resource a task, run or preview, with the URL of its stream
  */
-export function shouldStream(resource) {
-  throw new Error("not yet");
+export function shouldStream({ streamUrl, status }) {
+  const canRead = typeof ReadableStream === "function" && typeof TextDecoder === "function";
+  return Boolean(streamUrl) && canRead && !TERMINAL.has(status ?? "");
 }
