@@ -11,6 +11,7 @@ import pytest
 from tests.support.contract import Served, sql
 from tests.support.previews import (
     SERVE,
+    NO_PREVIEW,
     change,
     ended,
     event_of,

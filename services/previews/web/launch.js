@@ -55,10 +55,11 @@ export class LaunchForm {
     const form = el(
       "form",
       { class: "panel launch-form", "aria-labelledby": "launch-title", novalidate: true },
-      el("div", { class: "panel-head" }, el("h2", { id: "launch-title" }, "Launch a program")),
+      el("div", { class: "panel-head" }, el("h2", { id: "launch-title" }, "Launch a program"), this.button),
       el(
         "div",
         { class: "panel-body stack" },
+        this.problem,
         this.cards,
         this.editor.element,
         el(
@@ -81,8 +82,6 @@ export class LaunchForm {
             el("label", { class: "check" }, this.network, "Let it use the machine's network"),
           ),
         ),
-        this.problem,
-        el("div", { class: "actions" }, this.button),
       ),
     );
     form.addEventListener("submit", (event) => {
@@ -95,7 +94,7 @@ export class LaunchForm {
   /** @param {Starter} starter */
   card(starter) {
     const input = el("input", { type: "radio", name: "starter", value: starter.id, class: "unseen", onchange: () => this.choose(starter) });
-    return el("label", { class: "starter" }, input, el("b", {}, starter.name), el("span", { class: "small" }, starter.about));
+    return el("label", { class: "starter" }, input, el("b", {}, starter.name), el("code", { class: "small" }, starter.kind), el("span", { class: "small" }, starter.about));
   }
 
   /** What was edited is not thrown away without a question. @param {Starter} starter */

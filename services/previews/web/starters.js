@@ -26,21 +26,18 @@ export const STARTERS = Object.freeze([
     entry: "main:app",
     env: { GREETING: "Leave a word" },
     files: {
-      "main.py": `import logging
-import os
+      "main.py": `import os
 
 from litestar import Litestar, MediaType, get, post
 
 from pages import front
 
-logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-log = logging.getLogger("guestbook")
 entries: list[str] = []
 
 
 @get("/", media_type=MediaType.HTML)
 async def index() -> str:
-    log.info("somebody is here; %d entries so far", len(entries))
+    print(f"INFO: somebody is here; {len(entries)} entries so far")
     return front(os.environ.get("GREETING", "Welcome"))
 
 
@@ -53,10 +50,10 @@ async def list_entries() -> list[str]:
 async def add(data: dict[str, str]) -> list[str]:
     text = data.get("text", "").strip()
     if not text:
-        log.warning("an empty entry was left out")
+        print("WARNING: an empty entry was left out")
     else:
         entries.append(text)
-        log.info("entry %d: %s", len(entries), text)
+        print(f"INFO: entry {len(entries)}: {text}")
     return entries
 
 

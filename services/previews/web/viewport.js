@@ -178,7 +178,7 @@ export class Viewport {
     rows.top = scroll.rows(scrolled, MORE).from === rows.from ? scroll.rows(scrolled, MORE).top : rows.top;
     this.sizer.style.height = `${scroll.height}px`;
     this.layer.style.transform = `translateY(${rows.top}px)`;
-    this.layer.style.minWidth = `${this.widest + 30}ch`;
+    this.layer.style.setProperty("--widest", `${this.widest + 30}ch`);
     if (Math.abs(this.scroller.scrollTop - scrolled) > 0.5) this.scroller.scrollTop = scrolled;
     this.scrolled = this.scroller.scrollTop;
     output.look(rows.from, Math.max(rows.from, rows.to));
