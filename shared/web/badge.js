@@ -22,6 +22,8 @@ const TONES = Object.freeze({
   succeeded: "good",
   completed: "good",
   done: "good",
+  ready: "good",
+  not_ready: "bad",
   failed: "bad",
   timed_out: "bad",
   lost: "bad",
@@ -51,5 +53,5 @@ export function setBadge(node, status) {
   Object.assign(node.dataset, { status, tone });
   const sign = el("span", { class: "sign" });
   if (tone in SIGNS) sign.append(icon(SIGNS[tone]));
-  node.replaceChildren(sign, words(status));
+  node.replaceChildren(sign, el("span", { class: "word" }, words(status)));
 }

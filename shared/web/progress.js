@@ -22,14 +22,14 @@ export function setProgress(node, { done, total, tone = "busy", unit = null }) {
   const of = total === null ? "" : ` of ${number(total)}`;
   setAttributes(node, {
     "data-tone": tone,
-    "data-known": part !== null,
+    "data-known": String(part !== null),
     "aria-valuemax": total === null ? null : total,
     "aria-valuenow": total === null ? null : Math.min(done, total),
     "aria-valuetext": `${number(done)}${of}${unit ? ` ${unit}` : ""}`,
   });
   const fill = /** @type {HTMLElement} */ (node.firstElementChild);
-  const scale = part === null ? "" : `scaleX(${part.toFixed(4)})`;
-  if (fill.style.transform !== scale) fill.style.transform = scale;
+  const place = part === null ? "" : `translateX(${((part - 1) * 100).toFixed(2)}%)`; // scaling would flatten its round end
+  if (fill.style.transform !== place) fill.style.transform = place;
 }
 
 /** @param {number} done @param {number | null} total @returns {number | null} */

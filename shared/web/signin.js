@@ -181,6 +181,7 @@ class Account {
 
   show() {
     const claims = claimsOf(credentials.token);
+    setShown(this.element, credentials.state !== "off");
     setShown(this.signIn, credentials.state === "signed_out");
     setShown(this.button, credentials.state === "signed_in");
     setText(this.#who, [claims?.sub, claims?.tenant].filter(Boolean).join(" · ") || "With a token that says no name.");

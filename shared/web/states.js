@@ -3,6 +3,8 @@
 //   emptyState({title, text, sign, action})   nothing there, and what to do about it; `action` is an element
 //   errorState({title, text, again})          what went wrong; `again` tries once more
 //   loadingState(text)                        is being fetched
+//   waitingState(status, what, again)         while `what` ("the tasks") is not known: one of these, by how the
+//                                             connection (a status of stream.js) is
 
 import { el } from "./dom.js";
 import { icon } from "./icons.js";
@@ -31,4 +33,20 @@ export function errorState({ title, text = "", again = null }) {
 /** @param {string} [text] @returns {HTMLElement} */
 export function loadingState(text = "Loading") {
   return el("div", { class: "state", "aria-busy": "true" }, el("p", { class: "state-text loading" }, text));
+}
+
+/**
+ * @param {import("./status.js").Status} status
+ * @param {string} what
+ * @param {(() => void) | null} [again]
+ * @returns {HTMLElement}
+ */
+export function waitingState({ phase, why, problem }, what, again = null) {
+  if (phase === "refused") return errorState({ title: problem?.title ?? "Refused", text: problem?.detail ?? why });
+  if (phase === "signed_out") return emptyState({ title: "Signed out", text: `Sign in to see ${what}.`, sign: "person" });
+  if (phase === "reconnecting" || phase === "polling") {
+    const text = `${why || "Nothing answers"}. It is tried again.`.replace("..", ".");
+    return errorState({ title: `Cannot fetch ${what} now`, text, again });
+  }
+  return loadingState(`Loading ${what}`);
 }
