@@ -34,6 +34,7 @@ export class Follower {
   /** @type {Line|null} */
   line = null;
 
+  #isAnnounced = false; // the page knows of this stream
   #isLive = false; // what comes now is news
   #isCurrent = false; // a poll has read all there was: what the next one brings is news
   /** @type {Frame[]} */
@@ -55,8 +56,13 @@ export class Follower {
     if (isPosition(target.after)) this.position = target.after;
   }
 
+  /** No callback is called before this has returned. */
   start() {
     this.moveTo(this.lines.lineFor(this));
+    queueMicrotask(() => {
+      this.#isAnnounced = true;
+      this.#call(this.options.onStatus, this.status);
+    });
     return this;
   }
 
@@ -173,9 +179,7 @@ export class Follower {
     try {
       callback(what);
     } catch (error) {
-      queueMicrotask(() => {
-        throw error;
-      });
+      reportError(error);
     }
   }
 
@@ -291,7 +295,7 @@ export class Follower {
     if (this.isOver || names.every((name) => this.status[name] === changes[name])) return;
     const since = now.phase === this.status.phase ? now.since : Date.now();
     this.status = makeStatus({ ...now, since });
-    this.#call(this.options.onStatus, this.status);
+    if (this.#isAnnounced) this.#call(this.options.onStatus, this.status);
   }
 }
 
