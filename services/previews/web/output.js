@@ -109,7 +109,7 @@ export class Output {
    */
   notice(from, to) {
     this.skipped = 0;
-    if (to < from) return;
+    if (to < from || from === 1) return; // what is above the first line is read when it is looked at, like any other
     this.store.fold(from, to);
     if (this.matches) this.catchUp(from - 1, to + 1);
     else this.listener.folded();

@@ -1,7 +1,5 @@
 // What becomes of a preview, in words. Pure.
 
-import { duration } from "/web/shared/format.js";
-
 /**
  * A preview as the API shows it, or as far as its events tell.
  * @typedef {{ id: string, generation_id: string, status: string, kind: string, entry?: string, command?: string[],
@@ -65,7 +63,7 @@ export function progressOf(preview) {
     case "starting": return "It has been started, and has not answered yet.";
     case "unhealthy": return "It has not answered twice in a row.";
     case "stopping": return preview.message === "restarted" ? "It is being stopped, to be started again." : "It is being stopped.";
-    case "running": return preview.ready_after_ms ? `It was ready after ${duration(preview.ready_after_ms)}.` : "It runs.";
+    case "running": return "It answers.";
     default: return "";
   }
 }
