@@ -88,10 +88,6 @@ export class LineStore {
   /** @param {number} bound bytes, roughly, beyond which what is far from the reader is forgotten */
   constructor(bound = 24 * 1024 * 1024) {
     this.bound = bound;
-    this.clear();
-  }
-
-  clear() {
     this.first = 1; // the first and the last line that there are, here or at the service
     this.last = 0;
     this.size = 0;

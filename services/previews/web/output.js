@@ -117,7 +117,7 @@ export class Output {
 
   /** Forget everything: the log has begun anew. */
   clear() {
-    this.store.clear();
+    this.store = new LineStore(this.store.bound);
     if (this.matches) this.matches = new Matches();
     this.skipped = 0;
     this.listener.redone();
@@ -150,7 +150,7 @@ export class Output {
     }
   }
 
-  /** What is to be read next. @returns {(() => Promise<void>) | null} */
+  /** What is to be read next. @returns {(() => Promise<unknown>) | null} */
   next() {
     const { matches, store, sight } = this;
     if (matches?.moreBefore && sight.from < MARGIN) return () => this.readBefore();
@@ -171,7 +171,7 @@ export class Output {
     return null;
   }
 
-  /** @param {() => Promise<void>} work */
+  /** @param {() => Promise<unknown>} work */
   async patiently(work) {
     try {
       await work();

@@ -87,7 +87,8 @@ export class Program {
 function stateOf(preview) {
   const end = endOf(preview);
   if (!end) return [el("p", { class: "state-title loading" }, preview.status === "stopping" ? "Stopping" : "Starting"), el("p", { class: "state-text" }, progressOf(preview))];
-  const parts = [el("p", { class: "state-title", "data-tone": end.tone }, end.title), el("p", { class: "state-text" }, end.text)];
+  const parts = /** @type {HTMLElement[]} */ ([]);
+  parts.push(el("p", { class: "state-title", "data-tone": end.tone }, end.title), el("p", { class: "state-text" }, end.text));
   if (preview.tail?.length) {
     parts.push(el("p", { class: "small dim" }, "Its last lines:"), el("pre", { class: "code tail" }, preview.tail.map(plainOf).join("\n")));
   }

@@ -17,7 +17,7 @@ ul { padding: 0; list-style: none; }
 `;
 
 /** @type {readonly Starter[]} */
-export const STARTERS = Object.freeze([
+export const STARTERS = [
   {
     id: "litestar",
     name: "Litestar app",
@@ -263,7 +263,7 @@ Server(os.environ["PORT"], Page).serve_forever()
 `,
     },
   },
-]);
+];
 
 /**
  * A name for a program that nothing else has.

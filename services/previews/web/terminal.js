@@ -90,7 +90,7 @@ export class Terminal {
     this.end(null);
     this.toolbar.reset();
     viewport.use(output);
-    output.patiently(() => output.page({ tail: 1 }).then(() => {})); // how far back it goes
+    output.patiently(() => output.page({ tail: 1 })); // how far back it goes
   }
 
   // ── what comes ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ import { Scroll } from "./scroll.js";
 const LINE_PIXELS = 20; // as page.css has it
 const GAP_PIXELS = 40;
 const MORE = 8; // rows beyond those in sight
+const GLIDE_MILLISECONDS = 1_000; // a browser may still be on its way to where the last key has sent it
 const ROUNDS = 3; // drawing measures what it has drawn, and heights that differ may bring other rows into sight
 
 export class Viewport {
@@ -41,9 +42,14 @@ export class Viewport {
     this.look = { times: true, numbers: true, needle: "", current: 0 };
     this.scrolled = 0; // as it was set here last
     this.widest = 0;
+    this.followedAt = -Infinity;
+    this.isHeld = false; // by a finger, or at the scroll bar
     this.isAsked = false;
     scroller.addEventListener("scroll", () => this.onScroll(), { passive: true });
     scroller.addEventListener("wheel", (event) => event.deltaY < 0 && this.leaveEnd(), { passive: true });
+    for (const [name, isHeld] of /** @type {const} */ ([["pointerdown", true], ["pointerup", false], ["pointercancel", false]])) {
+      (isHeld ? scroller : window).addEventListener(name, () => (this.isHeld = isHeld), { passive: true });
+    }
     new ResizeObserver(() => this.remeasure()).observe(scroller);
   }
 
@@ -70,6 +76,7 @@ export class Viewport {
    * @param {number} count
    */
   inserted(at, count) {
+    this.heights.resize(Math.max(at, (this.output?.count ?? count) - count)); // with what has come since it was drawn
     this.heights.insert(at, count);
     this.draw();
   }
@@ -97,6 +104,7 @@ export class Viewport {
   // ── moving ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   follow() {
+    this.followedAt = performance.now();
     this.setFollowing(true);
     this.draw();
   }
@@ -139,6 +147,10 @@ export class Viewport {
   onScroll() {
     const { scrollTop } = this.scroller;
     if (Math.abs(scrollTop - this.scrolled) < 1.5) return; // our own
+    if (this.isFollowing && !this.isHeld && performance.now() - this.followedAt < GLIDE_MILLISECONDS) {
+      this.draw();
+      return;
+    }
     const isDown = scrollTop > this.scrolled;
     this.scrolled = scrollTop;
     this.keepPlace();

@@ -39,6 +39,8 @@ export class Workspace {
     this.restartButton = el("button", { type: "button", class: "quiet", onclick: () => this.act(this.restartButton, () => restart(generation)) }, icon("again"), "Restart");
     this.stopButton = el("button", { type: "button", class: "quiet", "data-tone": "bad", onclick: () => this.stop() });
     this.tabs = el("div", { class: "tabs panes", role: "group", "aria-label": "What is shown" }, PANES.map(([name, label]) => el("button", { type: "button", "data-pane": name, onclick: () => this.choose(name) }, label)));
+    this.body = el("div", { class: "workspace-body" });
+    this.missing = el("div", {});
     this.element = this.build();
     this.choose("program");
     this.logs = new LogFollower(generation, this.terminal, connection);
@@ -57,8 +59,7 @@ export class Workspace {
 
   build() {
     const side = el("section", { class: "panel side", "aria-label": "Program and files" }, this.program.element, this.files.element);
-    this.body = el("div", { class: "workspace-body" }, this.terminal.element, side);
-    this.missing = el("div", {});
+    this.body.append(this.terminal.element, side);
     return el(
       "div",
       { class: "workspace" },
