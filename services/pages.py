@@ -151,7 +151,6 @@ class Pages:
 HEADERS = {
     "cache-control": "no-cache",
     "vary": "Host",  # the policy names it
-    "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }

@@ -87,7 +87,7 @@ export function reconcile(parent, items, { key, make, update }) {
   for (const [name, item] of wanted) {
     const node = known.get(name) ?? make(item);
     node.dataset.key = name;
-    if (node === place) place = place.nextElementSibling;
+    if (node === place) place = node.nextElementSibling;
     else parent.insertBefore(node, place);
     update?.(node, item);
   }

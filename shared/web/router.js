@@ -21,7 +21,7 @@ export function startRouter(base, onPlace) {
     const link = /** @type {Element} */ (click.target).closest?.("a[href]");
     if (!(link instanceof HTMLAnchorElement) || !isPlain(click) || link.target || link.hasAttribute("download")) return;
     const url = new URL(link.href);
-    if (!isHere(url)) return;
+    if (!isHere(url) || url.hash) return; // a place on this page is the browser's to find
     click.preventDefault();
     goTo(url.pathname + url.search);
   });

@@ -11,3 +11,26 @@ export { parseSseChunk } from "./sse.js";
 export { streamSse } from "./sse-stream.js";
 export { combineStatuses, describeStatus } from "./status.js";
 export { TERMINAL } from "./wire.js";
+
+/** @typedef {import("./credentials.js").Cause} Cause */
+/** @typedef {import("./credentials.js").SignInState} SignInState */
+/** @typedef {import("./credentials.js").TokenSource} TokenSource */
+/** @typedef {import("./follow.js").Following} Following */
+/** @typedef {import("./follow.js").FollowOptions} FollowOptions */
+/** @typedef {import("./follow.js").Transport} Transport */
+/** @typedef {import("./http.js").Answer} Answer */
+/** @typedef {import("./http.js").RequestOptions} RequestOptions */
+/** @typedef {import("./sse.js").SseMessage} SseMessage */
+/** @typedef {import("./sse.js").SseState} SseState */
+/** @typedef {import("./status.js").Phase} Phase */
+/** @typedef {import("./status.js").Status} Status */
+/** @typedef {import("./wire.js").Frame} Frame */
+/** @typedef {import("./wire.js").Gap} Gap */
+/** @typedef {import("./wire.js").Problem} Problem */
+/** @typedef {import("./wire.js").Reset} Reset */
+/** @typedef {import("./wire.js").StreamEnd} StreamEnd */
+/** @typedef {import("./wire.js").WireEvent} WireEvent */
+/**
+ * @template S
+ * @typedef {import("./resource.js").LiveResourceOptions<S>} LiveResourceOptions
+ */

@@ -48,20 +48,30 @@ export class Board {
       applyEvent: (state, event, frame) => this.#apply(state, event, frame),
       onChange: () => this.#paint(),
       onStatus: (status) => {
-        this.#line.set(status);
+        this.#line?.set(status);
         this.#paint();
       },
     });
-    this.#line = connection.track("Tasks", this.resource);
+    this.connection = connection;
     everySecond(() => this.#paint());
     this.resource.start();
   }
 
-  /** @type {import("/web/shared/chip.js").Line} */
-  #line;
+  /** @type {import("/web/shared/chip.js").Line | null} */
+  #line = null;
+
+  /** It stays up to date meanwhile; but the chip tells of what is seen. */
+  hide() {
+    this.#line?.remove();
+    this.#line = null;
+  }
 
   /** @param {string | null} status the filter; a word that is no status shows all */
   show(status) {
+    if (this.#line === null) {
+      this.#line = this.connection.track("Tasks", this.resource);
+      this.#line.set(this.resource.status);
+    }
     this.#status = status !== null && STATUSES.includes(status) ? status : null;
     this.#fill();
     this.#show();
@@ -154,7 +164,7 @@ export class Board {
     });
   }
 
-  /** What stands there instead of rows. @param {number} count @param {import("/web/shared/stream.js").Status} status */
+  /** What stands there instead of rows. @param {number} count @param {import("/web/shared/status.js").Status} status */
   #showState(count, status) {
     const name = this.#isKnown ? (count ? "" : `none ${this.#status}`) : status.phase;
     if (this.#state.dataset.shown === name) return;

@@ -13,6 +13,7 @@ import { everySecond } from "/web/shared/time.js";
 const RUNS = "/api/v1/runs";
 const MOST_RUNS = 100; // as many as one stream is asked for
 const OVER = new Set(["completed", "failed", "cancelled", "timed_out"]);
+const ENDED = new Set(["stopped", "exited", "failed", "lost"]);
 const QUIET_NODES = new Set(["supervisor", "system", "finish"]); // they speak of the work, not of its result
 
 export class LinkedRuns {
@@ -23,6 +24,7 @@ export class LinkedRuns {
   /** @type {Line | null} */
   #line = null;
   #ids = "";
+  #isLast = false;
   #paint = onChange(() => this.#show());
   #stopTicking = everySecond(() => this.#paint());
 
@@ -34,16 +36,16 @@ export class LinkedRuns {
     this.element = el("section", { class: "panel", "aria-labelledby": "runs-title", hidden: true }, head, this.#list);
   }
 
-  /** @param {string[]} ids as the task has them */
-  show(ids) {
+  /** @param {string[]} ids as the task has them @param {boolean} isOver the task is, so no more will come */
+  show(ids, isOver) {
+    this.#isLast = isOver;
     setShown(this.element, ids.length > 0);
     setText(this.#count, plural(ids.length, "run"));
     const shown = ids.slice(-MOST_RUNS);
     if (shown.join() === this.#ids) return;
     this.#ids = shown.join();
     const streamUrl = `${RUNS}/stream?${shown.map((id) => `run=${id}`).join("&")}`;
-    this.#resource?.stop();
-    this.#line?.remove();
+    this.#unfollow();
     this.#resource = new LiveResource({
       url: `${RUNS}?task_id=${this.taskId}&limit=${MOST_RUNS}`,
       streamUrl,
@@ -60,6 +62,10 @@ export class LinkedRuns {
 
   close() {
     this.#stopTicking();
+    this.#unfollow();
+  }
+
+  #unfollow() {
     this.#resource?.stop();
     this.#line?.remove();
   }
@@ -67,6 +73,7 @@ export class LinkedRuns {
   #show() {
     const runs = [...(this.#resource?.state.values() ?? [])].sort((one, other) => (one.id < other.id ? -1 : 1));
     reconcile(this.#list, runs, { key: (run) => run.id, make: makeRun, update: updateRun });
+    if (this.#isLast && runs.length && runs.every((run) => OVER.has(run.status))) this.#unfollow(); // nothing more will come
   }
 }
 
@@ -123,6 +130,8 @@ export class LinkedPreview {
   #line = null;
   /** @type {string | null} */
   #generation = null;
+  #isLast = false;
+  #isKnown = false;
 
   /** @param {ConnectionChip} connection */
   constructor(connection) {
@@ -132,8 +141,13 @@ export class LinkedPreview {
     this.element = el("section", { class: "panel", "aria-labelledby": "preview-title", hidden: true }, head, body);
   }
 
-  /** @param {string | null} generation @param {string | null} status as the task knows it */
-  show(generation, status) {
+  /**
+   * @param {string | null} generation
+   * @param {string | null} status as the task knows it
+   * @param {boolean} isOver the task is
+   */
+  show(generation, status, isOver) {
+    this.#isLast = isOver;
     setShown(this.element, generation !== null);
     if (generation === null) return;
     setText(this.#name, generation);
@@ -151,7 +165,10 @@ export class LinkedPreview {
       url,
       streamUrl: "/api/v1/previews/stream",
       initial: null,
-      readState: (body) => body.data[0] ?? null,
+      readState: (body) => {
+        this.#isKnown = true;
+        return body.data[0] ?? null;
+      },
       applyEvent: (preview, event) => this.#apply(preview, event),
       onChange: () => this.#paint(null),
       onStatus: (state) => this.#line?.set(state),
@@ -178,5 +195,6 @@ export class LinkedPreview {
     setShown(this.#badge, status !== null);
     setShown(this.#none, status === null);
     if (status !== null) setBadge(this.#badge, status);
+    if (this.#isLast && this.#isKnown && (preview === null || ENDED.has(preview.status))) this.close();
   }
 }

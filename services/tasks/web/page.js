@@ -19,6 +19,7 @@ startRouter("/tasks", ({ id, query }) => {
   setShown(byId("board"), id === null);
   setShown(byId("task"), id !== null);
   if (id === null) board.show(query.get("status"));
+  else board.hide();
   if (view?.id === id) return;
   view?.close();
   view = id === null ? null : new TaskView(byId("task"), id, connection);

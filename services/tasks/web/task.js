@@ -135,8 +135,8 @@ export class TaskView {
     showOutcome(parts, task);
     showFacts(parts, task);
     this.#steps.show(task.steps, OVER.has(task.status));
-    this.runs.show(task.run_ids);
-    this.preview.show(task.generation_id, task.preview_status);
+    this.runs.show(task.run_ids, OVER.has(task.status));
+    this.preview.show(task.generation_id, task.preview_status, OVER.has(task.status));
     this.#showRaw();
   }
 
