@@ -185,7 +185,7 @@ export class Line {
   /** @param {Cut} cut */
   async #recover(cut) {
     this.#pause = new AbortController();
-    this.set({ phase: "pausing", why: cut.message });
+    this.state = { ...this.state, phase: "pausing", why: cut.message }; // shown with what follows
     if (this.#isSuspended) return await aborted(this.#pause.signal);
     if (cut.isUnauthorized && (await this.#renew())) return;
     if (cut.isAtOnce) return;

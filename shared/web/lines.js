@@ -19,7 +19,7 @@ export class Lines {
   #shared = new Map();
 
   /**
-   * @param {{credentials?: Credentials, tuning?: Partial<Tuning>, WebSocket?: typeof globalThis.WebSocket}} [options]
+   * @param {{credentials?: Credentials, tuning?: Partial<Tuning>, WebSocket?: typeof globalThis.WebSocket|null}} [options]
    */
   constructor({ credentials = pageCredentials, tuning = {}, WebSocket = globalThis.WebSocket } = {}) {
     this.credentials = credentials;
@@ -34,7 +34,7 @@ export class Lines {
   lineFor(member) {
     const { target, options } = member;
     const wanted = options.transport ?? "auto";
-    if (wanted !== "sse" && target.socketUrl !== null && this.WebSocket !== undefined) {
+    if (wanted !== "sse" && target.socketUrl !== null && this.WebSocket) {
       const line = this.#socketLine(target.socketUrl);
       if (wanted === "websocket" || !line.isUnusable) return line;
       line.exiles.add(member);

@@ -21,6 +21,8 @@ const JOIN_MS = 50; // runs that come one after the other come on at once
 export class RunsLine extends SseLine {
   /** Members that are known to be there, and stand near the head. @type {Set<Follower>} */
   #readUp = new Set();
+  /** Members that were there when this attempt began. @type {Set<Follower>} */
+  #carried = new Set();
   /** @type {ReturnType<typeof setTimeout>|undefined} */
   #joining = undefined;
 
@@ -36,10 +38,11 @@ export class RunsLine extends SseLine {
 
   /** @param {Follower} member */
   joined(member) {
-    if (this.members.size < 2 || this.state.phase === "pausing") return;
     clearTimeout(this.#joining);
-    const another = new Cut("another run has come along", { isAtOnce: true });
-    this.#joining = setTimeout(() => this.isWanted && this.drop(another), JOIN_MS);
+    this.#joining = setTimeout(() => {
+      if ([...this.members].every((one) => this.#carried.has(one))) return;
+      if (this.state.phase !== "pausing") this.drop(new Cut("another run has come along", { isAtOnce: true }));
+    }, JOIN_MS);
   }
 
   /** @param {Follower} member */
@@ -52,6 +55,7 @@ export class RunsLine extends SseLine {
    * @param {Deadline} attempt
    */
   async connect(token, attempt) {
+    this.#carried = new Set(this.members);
     if (this.members.size > 1) await this.#readMembersUp(attempt);
     if (this.members.size > 1) await this.#carryAll(token, attempt);
     else await super.connect(token, attempt);
@@ -59,7 +63,7 @@ export class RunsLine extends SseLine {
 
   /** @param {Deadline} attempt */
   async #readMembersUp(attempt) {
-    for (const member of [...this.members]) {
+    for (const member of this.#carried) {
       if (this.#readUp.has(member) || member.isOver) continue;
       if (!(await member.poll(attempt.signal))) throw new Cut("the server does not answer");
       if (attempt.signal.aborted) throw attempt.signal.reason;
@@ -73,7 +77,8 @@ export class RunsLine extends SseLine {
    * @param {Deadline} attempt
    */
   async #carryAll(token, attempt) {
-    const members = new Map([...this.members].map((member) => [String(member.target.runId), member]));
+    const present = [...this.#carried].filter((member) => this.members.has(member));
+    const members = new Map(present.map((member) => [String(member.target.runId), member]));
     const positions = [...members.values()].map(({ position }) => String(position));
     const earliest = positions.reduce((one, other) => (isAfter(one, other) ? other : one));
     const query = new URLSearchParams([...members.keys()].map((id) => ["run", id]));

@@ -76,7 +76,9 @@ export class SocketLine extends Line {
    */
   async connect(token, attempt) {
     const protocols = token === null ? [SUBPROTOCOL] : [SUBPROTOCOL, `bearer.${token}`];
-    const socket = new this.lines.WebSocket(this.url, protocols);
+    const { WebSocket } = this.lines;
+    if (!WebSocket) throw new Cut("this browser has no WebSockets");
+    const socket = new WebSocket(this.url, protocols);
     this.#isProven = false;
     try {
       await this.#carry(socket, attempt);
@@ -105,7 +107,10 @@ export class SocketLine extends Line {
       };
       socket.onopen = attend(() => this.#opened(socket));
       socket.onmessage = ({ data }) => attend(() => this.#take(data))();
-      socket.onclose = ({ code }) => reject(closed(code));
+      socket.onclose = ({ code }) => {
+        this.#isProven ||= code in CLOSE_WORDS; // the server has spoken
+        reject(closed(code));
+      };
       this.#proving = setTimeout(() => this.#isProven || reject(new Cut("nothing came")), this.tuning.openMs);
       attempt.signal.addEventListener("abort", () => reject(attempt.signal.reason), { once: true });
     });

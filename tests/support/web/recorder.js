@@ -67,8 +67,10 @@ export class Recorder {
     return this.frames.map(({ id }) => id);
   }
 
+  /** The phases it went through; one that only changed its words or its time is one. */
   get phases() {
-    return this.statuses.map(({ phase }) => phase);
+    const all = this.statuses.map(({ phase }) => phase);
+    return all.filter((phase, index) => phase !== all[index - 1]);
   }
 
   kinds(...wanted) {
