@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.e2e.terminal import FAST, count, printing, say
-from tests.support.previews import SERVE, change, download, page_of, printed, stored_logs, tell
+from tests.support.previews import download, page_of, printed, stored_logs, tell
 from tests.support.readers import eventually
 from tests.support.server import running as server_running
 
@@ -86,20 +86,7 @@ async def test_a_line_grows_in_place_and_attempts_are_apart(database_url: str, p
 # ── size ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LINES = 200_000
-FLOOD = SERVE.replace(
-    "while True:",
-    f"""while not os.path.exists("go"):
-        connection, _ = listener.accept()
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 x\\r\\ncontent-length: 0\\r\\nconnection: close\\r\\n\\r\\n")
-        connection.close()
-    for n in range(1, {LINES + 1}):
-        sys.stdout.write(f"n {{n}}\\n")
-        if n % 500 == 0:
-            sys.stdout.flush()
-            time.sleep(0.05)
-    while True:""",
-)
+BURST = 10_000
 BUSY_MILLISECONDS = 50
 
 
@@ -111,46 +98,50 @@ async def test_200_000_lines_are_followed_without_a_stutter_and_all_of_them_are_
     """
     browser = page.context.browser
     assert browser is not None
-    async with server_running(database_url, preview_log_lines_per_second=50_000) as server:
-        async with printing(server, page, FLOOD) as (client, generation, terminal):
-            await browser.start_tracing(page=page, categories=["toplevel"])
-            await page.evaluate(
-                """() => { window.waits = [];
-                    new PerformanceObserver(list => waits.push(...list.getEntries().map(each => each.duration)))
-                        .observe({type: 'longtask'}); }"""
-            )
-            await change(client, generation, go="")
-            await client.get(f"/api/v1/generations/{generation}/preview/app/health")
-            await expect(terminal.line(f"n {LINES}")).to_be_visible(timeout=110_000)
-            costs = task_costs(await browser.stop_tracing())
-            waits: list[float] = await page.evaluate("waits")
-            print(
-                f"{len(costs)} tasks of the main thread; the longest took {costs[-1]:.1f} ms of CPU; "
-                f"{len(waits)} lasted more than 50 ms on the clock, at most {max(waits, default=0):.0f} ms"
-            )
-            assert len(costs) > 1_000
-            assert costs[-1] < BUSY_MILLISECONDS
-            await expect(terminal.follow).to_have_text("Following")
-            elements: int = await page.evaluate("() => document.querySelectorAll('*').length")
-            assert elements < 1_500
+    settings = {"preview_log_lines_per_second": 50_000, "lag_budget_bytes": 64 * 1024 * 1024}
+    async with (
+        server_running(database_url, **settings) as server,
+        printing(server, page) as (client, generation, terminal),
+    ):
+        await browser.start_tracing(page=page, categories=["toplevel"])
+        await page.evaluate(
+            """() => { window.waits = [];
+                new PerformanceObserver(list => waits.push(...list.getEntries().map(each => each.duration)))
+                    .observe({type: 'longtask'}); }"""
+        )
+        for first in range(1, LINES, BURST):  # as fast as it can, but never faster than the database of a busy machine
+            await count(client, generation, first, first + BURST - 1, "n")
+            await expect(terminal.line(f"n {first + BURST - 1}")).to_be_visible(timeout=60_000)
+        costs = task_costs(await browser.stop_tracing())
+        waits: list[float] = await page.evaluate("waits")
+        print(
+            f"{len(costs)} tasks of the main thread; the longest took {costs[-1]:.1f} ms of CPU; "
+            f"{len(waits)} lasted more than 50 ms on the clock, at most {max(waits, default=0):.0f} ms"
+        )
+        assert len(costs) > 1_000
+        assert costs[-1] < BUSY_MILLISECONDS
+        await expect(terminal.follow).to_have_text("Following")
+        elements: int = await page.evaluate("() => document.querySelectorAll('*').length")
+        assert elements < 1_500
 
-            last = (await page_of(client, generation, tail=1))["last_line"]
-            shown = await terminal.count.text_content()
-            assert shown == f"{last:,} lines"
-            for part in (0.5, 0.1, 0.9, 0.0):
-                await terminal.scroll_to(part)
-                await terminal.has_no_missing_rows()
-                rows = await terminal.rows()
-                assert abs(min(rows) / last - part) < 0.01
-                for number, text in rows.items():
-                    assert text in (f"n {number - 2}", f"n {number - 3}") or number < 4, (number, text)
-
-            await terminal.search.fill("n 123456")
-            await expect(page.locator(".line[data-current] .text")).to_have_text("n 123456", timeout=60_000)
+        last = (await page_of(client, generation, tail=1))["last_line"]
+        shown = await terminal.count.text_content()
+        assert shown == f"{last:,} lines"
+        assert last >= LINES
+        for part in (0.5, 0.1, 0.9, 0.0):
+            await terminal.scroll_to(part)
             await terminal.has_no_missing_rows()
-            heap = await heap_bytes(page)
-            print(f"{elements} elements, {heap / 1e6:.1f} MB of JavaScript heap")
-            assert heap < 120e6
+            rows = await terminal.rows()
+            assert abs(min(rows) / last - part) < 0.01
+            for number, text in rows.items():
+                assert text in (f"n {number - 2}", f"n {number - 3}") or number < 4, (number, text)
+
+        await terminal.search.fill("n 123456")
+        await expect(page.locator(".line[data-current] .text")).to_have_text("n 123456", timeout=60_000)
+        await terminal.has_no_missing_rows()
+        heap = await heap_bytes(page)
+        print(f"{elements} elements, {heap / 1e6:.1f} MB of JavaScript heap")
+        assert heap < 120e6
 
 
 def task_costs(trace: bytes) -> list[float]:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.contract import Served, sql
 from tests.support.previews import (
-    SERVE,
     NO_PREVIEW,
+    SERVE,
     change,
     ended,
     event_of,

@@ -82,6 +82,16 @@ function severest(pieces) {
   return pieces.reduce((most, each) => (LEVELS.indexOf(each.level) > LEVELS.indexOf(most) ? each.level : most), "DEBUG");
 }
 
+/** @param {Gap[]} gaps ascending */
+function joined(gaps) {
+  return gaps.reduce((all, gap) => {
+    const before = all[all.length - 1];
+    if (before?.to === gap.from - 1) all.splice(-1, 1, { from: before.from, to: gap.to });
+    else all.push(gap);
+    return all;
+  }, /** @type {Gap[]} */ ([]));
+}
+
 /** What a reader was not sent, folded into one row until it is asked for. @typedef {{ from: number, to: number }} Gap */
 
 export class LineStore {
@@ -181,10 +191,10 @@ export class LineStore {
   // ── gaps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /**
-   * Fold lines that the stream has skipped. What is here of them already stays as it is.
+   * Fold lines that the stream has skipped, but for those that are here.
    * @param {number} from
    * @param {number} to
-   * @returns {Gap[]} those that were added
+   * @returns {Gap[]} what was added
    */
   fold(from, to) {
     const added = [];
@@ -194,8 +204,21 @@ export class LineStore {
       while (number < to && !this.at(number + 1) && !this.gapAt(number + 1)) number += 1;
       added.push({ from: start, to: number });
     }
-    this.gaps = [...this.gaps, ...added].sort((one, other) => one.from - other.from);
+    if (added.length) this.gaps = joined([...this.gaps, ...added].sort((one, other) => one.from - other.from));
     return added;
+  }
+
+  /**
+   * A line has come after all: it is in no gap any more.
+   * @param {number} number
+   * @returns {boolean} whether it was in one
+   */
+  release(number) {
+    const gap = this.gapAt(number);
+    if (!gap) return false;
+    const rest = [{ from: gap.from, to: number - 1 }, { from: number + 1, to: gap.to }].filter((each) => each.from <= each.to);
+    this.gaps.splice(this.gaps.indexOf(gap), 1, ...rest);
+    return true;
   }
 
   /** @param {Gap} gap */

@@ -42,7 +42,7 @@ export class LogFollower {
       after,
       types: ["log"],
       onFrames: (frames) => terminal.take(frames.map((frame) => /** @type {any} */ (frame.event))),
-      onGap: (gap) => terminal.skip(gap.dropped),
+      onGap: () => terminal.skip(),
       onReset: () => terminal.clear(),
       onEnd: () => (this.hasEnded = true),
       onStatus: (status) => this.line?.set(status),

@@ -20,6 +20,7 @@ import { EVERYTHING, Matches, isOpen, lets, queryOf } from "./matches.js";
 
 const PAGE = 1000; // pieces asked for at once
 const MARGIN = 200; // rows beyond those in sight that are read with them
+const NEWEST = 200; // lines that are read after the stream has skipped some
 const PAUSE_MILLISECONDS = 1500; // after a request that failed
 
 export class Output {
@@ -41,7 +42,8 @@ export class Output {
     this.kept = null;
     this.isReading = false;
     this.leaving = new AbortController();
-    this.skipped = 0; // events that the stream has told to have skipped, since the last line
+    this.hasSkipped = false; // the stream has, since the last line
+    this.isReadingNewest = false;
   }
 
   close() {
@@ -79,47 +81,70 @@ export class Output {
    */
   take(pieces) {
     const rows = this.count;
-    for (const piece of pieces) this.takeOne(piece);
+    const gaps = this.store.gaps.length;
+    let hasReleased = false;
+    for (const piece of pieces) hasReleased = this.takeOne(piece) || hasReleased;
     if (this.count > rows) this.listener.grown();
+    if (hasReleased || this.store.gaps.length !== gaps) this.listener.folded();
     const { from, to } = this.sight;
     if (this.count) this.store.forget(this.numberAt(from), this.numberAt(Math.min(to, this.count - 1)), this.kept);
   }
 
-  /** @param {Piece} piece */
+  /**
+   * @param {Piece} piece
+   * @returns {boolean} whether it was thought to be skipped
+   */
   takeOne(piece) {
     const { store } = this;
     const previous = store.last;
+    const wasFolded = store.release(piece.line);
     const line = store.take(piece);
-    if (this.skipped && piece.line > previous) this.notice(previous + 1, piece.line - 1);
+    if (this.hasSkipped && piece.line > previous) this.fold(previous + 1, piece.line - 1);
     if (line && piece.line <= previous) this.listener.changed(piece.line);
     if (line && this.matches && !this.matches.moreAfter && lets(this.filter, piece)) this.matches.add([piece.line]);
+    return wasFolded;
   }
 
   /**
-   * The stream has skipped some events, as this reader was too slow. Which lines they were, the next line shows.
-   * @param {number} dropped
+   * The stream has skipped some events, as this reader was too slow. Which lines they were, the next line shows; and
+   * since there may be none for long, the newest are read.
    */
-  skip(dropped) {
-    this.skipped += dropped;
+  skip() {
+    this.hasSkipped = true;
+    this.readNewest();
+  }
+
+  async readNewest() {
+    if (this.isReadingNewest) return;
+    this.isReadingNewest = true;
+    while (this.hasSkipped && !this.leaving.signal.aborted) {
+      await this.patiently(async () => {
+        const page = await this.read(queryOf(EVERYTHING, { tail: NEWEST }), this.leaving.signal);
+        if (!this.hasSkipped) return; // the next line was sooner
+        this.fold(this.store.last + 1, Math.min(...page.data.map((piece) => piece.line)) - 1);
+        this.take(page.data);
+        this.listener.folded();
+      });
+    }
+    this.isReadingNewest = false;
   }
 
   /**
    * @param {number} from
    * @param {number} to
    */
-  notice(from, to) {
-    this.skipped = 0;
-    if (to < from || from === 1) return; // what is above the first line is read when it is looked at, like any other
+  fold(from, to) {
+    this.hasSkipped = false;
+    if (to < from || from === 1 || to === Infinity) return; // what is above the first line is read when it is looked at
     this.store.fold(from, to);
     if (this.matches) this.catchUp(from - 1, to + 1);
-    else this.listener.folded();
   }
 
   /** Forget everything: the log has begun anew. */
   clear() {
     this.store = new LineStore(this.store.bound);
     if (this.matches) this.matches = new Matches();
-    this.skipped = 0;
+    this.hasSkipped = false;
     this.listener.redone();
   }
 

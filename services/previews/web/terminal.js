@@ -103,9 +103,9 @@ export class Terminal {
     this.paint();
   }
 
-  /** @param {number} dropped */
-  skip(dropped) {
-    this.output?.skip(dropped);
+  /** The stream has skipped some lines. */
+  skip() {
+    this.output?.skip();
   }
 
   clear() {

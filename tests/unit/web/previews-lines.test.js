@@ -81,6 +81,14 @@ test("lines that the stream has skipped are folded, but for those that are here"
   assert.deepEqual(store.fold(3, 8), []);
   store.unfold(gaps[0]);
   assert.deepEqual(store.missing(1, 9), { from: 3, to: 4 });
+  assert.ok(store.release(7) && !store.release(7));
+  assert.deepEqual(store.gaps, [{ from: 6, to: 6 }, { from: 8, to: 8 }]);
+  store.fold(3, 4);
+  store.bounds(1, 30);
+  store.fold(9, 15);
+  assert.deepEqual(store.gaps.at(-1), { from: 10, to: 15 });
+  store.fold(16, 20);
+  assert.deepEqual(store.gaps.at(-1), { from: 10, to: 20 }); // one row for what is one gap
 });
 
 test("the store is bounded: what is far away is forgotten, what is in sight, selected or newest stays", () => {

@@ -53,17 +53,29 @@ test("a service that is away is asked again, and it is told", async (t) => {
 test("what the stream has skipped is one row, and filled when it is asked for", async () => {
   const { service, output, listener } = opened(lines(1000));
   output.take(service.pieces.slice(0, 100));
-  output.skip(800);
+  output.skip();
   output.take(service.pieces.slice(900));
   assert.deepEqual(output.store.gaps, [{ from: 101, to: 900 }]);
   assert.ok(listener.told.includes("folded"));
   output.look(90, 950);
   await until(isQuiet(output));
-  assert.equal(service.asked.length, 0);
+  assert.ok(service.asked.every((query) => query === "tail=200")); // the newest, in case none is to come
   await output.fillGap(output.store.gaps[0]);
   await until(isQuiet(output));
   assert.equal(output.store.missing(1, 1000), null);
   assert.deepEqual(output.store.gaps, []);
+});
+
+test("what was skipped at the end is told as well, though no line comes after it", async () => {
+  const { service, output } = opened(lines(1000));
+  output.take(service.pieces.slice(0, 100));
+  output.skip();
+  output.skip();
+  await until(() => output.count === 1000);
+  assert.deepEqual(output.store.gaps, [{ from: 101, to: 800 }]);
+  assert.equal(output.store.at(1000)?.text, "line 1000");
+  output.take(service.pieces.slice(600)); // it was only late
+  assert.deepEqual(output.store.gaps, [{ from: 101, to: 600 }]);
 });
 
 test("nothing is shown twice or missing, however stream and pages overlap", async () => {
@@ -75,7 +87,7 @@ test("nothing is shown twice or missing, however stream and pages overlap", asyn
       const pieces = Array.from({ length: Math.min(burst, 401 - line) }, (_, at) => piece(line + at));
       line += pieces.length;
       service.pieces.push(...pieces);
-      if (random() < 0.2) output.skip(pieces.length);
+      if (random() < 0.2) output.skip();
       else output.take([...pieces, ...pieces.slice(-2)]);
       if (random() < 0.3) output.look(Math.floor(random() * 100), 300);
       if (random() < 0.3) await new Promise((resolve) => setImmediate(resolve));
@@ -127,7 +139,7 @@ test("what matches in a gap of the stream is read at once under a filter", async
   output.take(service.pieces.slice(0, 100));
   await output.show({ ...EVERYTHING, level: "WARN" }, null);
   service.pieces.push(...Array.from({ length: 300 }, (_, at) => piece(501 + at, { level: (501 + at) % 10 ? "INFO" : "WARN" })));
-  output.skip(299);
+  output.skip();
   output.take([service.pieces[799]]);
   await until(() => output.count === 80);
   assert.equal(output.numberAt(79), 800);
@@ -136,7 +148,7 @@ test("what matches in a gap of the stream is read at once under a filter", async
 test("lines are given for copying when they are here, or read for it, with those of gaps", async () => {
   const { service, output } = opened(lines(3000));
   output.take(service.pieces.slice(0, 10));
-  output.skip(2900);
+  output.skip();
   output.take(service.pieces.slice(2950));
   assert.equal(output.linesBetween(0, 9)?.length, 10);
   assert.equal(output.linesBetween(0, 2999), null);
