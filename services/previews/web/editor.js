@@ -18,8 +18,6 @@ export class Editor {
     this.tabs = el("div", { class: "file-tabs", role: "tablist", "aria-label": "Files", onkeydown: (/** @type {KeyboardEvent} */ event) => this.onTabKey(event) });
     this.text = el("textarea", {
       class: "file-text",
-      id: this.panelId,
-      role: "tabpanel",
       spellcheck: "false",
       autocapitalize: "off",
       autocomplete: "off",
@@ -35,7 +33,7 @@ export class Editor {
       "div",
       { class: "editor" },
       el("div", { class: "file-bar" }, this.tabs, el("div", { class: "file-actions" }, this.action("plus", "Add a file", () => this.add()), this.action("file", "Rename this file", () => this.rename()), this.action("bin", "Remove this file", () => this.remove()))),
-      el("div", { class: "file-body" }, this.numbers, this.text),
+      el("div", { class: "file-body", id: this.panelId, role: "tabpanel", "aria-label": "The file" }, this.numbers, this.text),
       this.hint,
     );
   }
