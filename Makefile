@@ -12,7 +12,7 @@ TYPED := services shared tests $(wildcard examples)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check scripts format lock bench clean
+.PHONY: help run test check scripts format lock bench screenshots clean
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -54,6 +54,10 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 
 bench: $(STAMP)-dev  ## Measure, and compare with the bars we set ourselves
 	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+screenshots: $(STAMP)-dev  ## Take pictures of all pages into build/screenshots; ARGS="scene …" names some
+	@deploy/install-test-programs
+	@exec $(BIN)/python -m tests.screenshots $(ARGS)
 
 clean:  ## Remove .venv and the tools' caches; the data in .tailrace stays
 	@rm -rf $(VENV) node_modules build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -20,8 +20,7 @@ const AGAIN_MILLISECONDS = 2_000;
 export async function startPage() {
   const connection = new ConnectionChip();
   const end = byId("top-end");
-  end.append(connection.element, themeButton());
-  document.body.append(connection.popover);
+  end.append(connection.element, connection.popover, themeButton());
   const config = await configOf();
   const account = setUpSignIn(config);
   if (account) end.append(account);

@@ -19,9 +19,10 @@ const LONGEST_TIMER = 2 ** 31 - 1;
 
 /** @param {Config} config @returns {HTMLElement | null} */
 export function setUpSignIn(config) {
-  if (config.token_url) new HostTokens(config.token_url).start();
+  const host = config.token_url ? new HostTokens(config.token_url) : null;
+  if (host) host.start();
   else if (config.auth !== "off") useTabToken();
-  const panel = new SignInPanel(config.token_url !== null);
+  const panel = new SignInPanel(host);
   const account = new Account(panel);
   const show = () => {
     panel.show(credentials.state === "signed_out");
@@ -44,8 +45,13 @@ class HostTokens {
   }
 
   start() {
-    setTokenSource(({ stale }) => this.#give(stale));
+    this.askAgain();
     credentials.onChange(() => this.#plan());
+  }
+
+  /** As if nothing had been asked yet; what is signed out goes on with the answer. */
+  askAgain() {
+    setTokenSource(({ stale }) => this.#give(stale));
   }
 
   /** @param {string | null} stale */
@@ -101,12 +107,12 @@ class SignInPanel {
   #fault = el("p", { class: "fault", id: "token-fault", role: "alert", hidden: true });
   #dialog;
 
-  /** @param {boolean} hasHost */
-  constructor(hasHost) {
-    const why = hasHost
+  /** @param {HostTokens | null} host */
+  constructor(host) {
+    const why = host
       ? "The application that this page belongs to gave no token that is taken here. You may try again, or give one."
       : "This Tailrace asks who you are. Give it a token; it is kept for this tab alone, and forgotten with it.";
-    const again = el("button", { type: "button", class: "quiet", onclick: () => location.reload() }, "Try again");
+    const again = host && el("button", { type: "button", class: "quiet", onclick: () => host.askAgain() }, "Try again");
     const form = el(
       "form",
       { onsubmit: (/** @type {Event} */ event) => this.#submit(event) },
@@ -120,7 +126,7 @@ class SignInPanel {
         this.#fault,
         el("p", { class: "hint", id: "token-hint" }, "A JSON Web Token, as your operator or tailrace token gives it."),
       ),
-      el("div", { class: "actions" }, hasHost && again, el("button", {}, "Sign in")),
+      el("div", { class: "actions" }, again, el("button", {}, "Sign in")),
     );
     this.#dialog = el("dialog", { class: "dialog", id: "sign-in", "aria-labelledby": "sign-in-title" }, form);
     document.body.append(this.#dialog);

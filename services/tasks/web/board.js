@@ -201,7 +201,7 @@ function makeRow(task) {
       el("div", { class: "task-line" }, title, el("span", { class: "pill cut" })),
       el("p", { class: "dim small cut" }),
     ),
-    el("div", { class: "task-progress" }, progressBar("Progress"), el("p", { class: "dim small nums cut" })),
+    el("div", { class: "task-progress" }, progressBar("Progress"), el("p", { class: "dim small nums" }, el("span", { class: "cut" }), el("span", {}))),
     ago(task.updated_at, "ago dim small nums"),
     act,
   );
@@ -226,7 +226,8 @@ function updateRow(row, task, state) {
   setShown(bar, total !== null || task.status === "running" || task.status === "waiting_input");
   setProgress(bar, { done, total, unit, tone: task.status === "queued" ? "idle" : toneOf(task.status) });
   const left = isOver || task.status === "queued" ? "" : inWords(state.paces.get(task.id)?.remaining(total, Date.now()) ?? null);
-  setText(size, [sizeOf(task), left].filter(Boolean).join(" · "));
+  setText(size.children[0], sizeOf(task));
+  setText(size.children[1], left);
   setAgo(time, task.updated_at);
   const verb = isOver ? "delete" : "cancel";
   if (act.dataset.act !== verb) {

@@ -13,7 +13,7 @@ export function askForTask() {
   const kind = el("input", { id: "task-kind", maxlength: 100, pattern: "[A-Za-z0-9._:/@\\-]+", autocomplete: "off", placeholder: "task" });
   const runs = el("select", { id: "task-runs" }, SAMPLES.map((count) => el("option", { value: count }, sample(count))));
   const fault = el("p", { class: "fault", role: "alert", hidden: true });
-  const leave = el("button", { type: "button", class: "quiet" }, "Leave it");
+  const leave = el("button", { type: "button", class: "quiet" }, "Never mind");
   const make = el("button", {}, "Make the task");
   const form = el(
     "form",

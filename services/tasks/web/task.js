@@ -161,12 +161,12 @@ export class TaskView {
 function nothing(status, again) {
   const { phase, problem } = status;
   const all = el("a", { class: "button quiet", href: "/tasks" }, "All tasks");
-  if (phase === "deleted") return emptyState({ title: "This task has been deleted", sign: "bin", action: all });
+  if (phase === "deleted") return emptyState({ title: "This task has been deleted", sign: "bin", action: all, isPage: true });
   if (phase === "refused" && problem?.status === 404) {
     const text = "It may have been deleted, or it never was. Its address is all this page knows of it.";
-    return emptyState({ title: "There is no such task", text, sign: "task", action: all });
+    return emptyState({ title: "There is no such task", text, sign: "task", action: all, isPage: true });
   }
-  return waitingState(status, "the task", again);
+  return waitingState(status, "the task", again, true);
 }
 
 // ── the parts of the page ──────────────────────────────────────────────────────────────────────────────────────────
@@ -274,6 +274,7 @@ function showFacts({ facts }, task) {
   setAttributes(id.children[0], { title: task.id });
   setAgo(/** @type {any} */ (made.firstChild), task.created_at);
   setAgo(/** @type {any} */ (changed.firstChild), task.updated_at);
+  setText(facts.querySelectorAll("dt")[3], OVER.has(task.status) ? "Took" : "Age");
   const end = OVER.has(task.status) ? Date.parse(task.updated_at) : Date.now();
   setText(took, duration(end - Date.parse(task.created_at)));
   setText(changes, number(task.rev));
