@@ -231,8 +231,8 @@ export class Line {
     this.#heartbeatMs = 1000 * hello.heartbeat_seconds;
     this.#patienceMs = Math.max(this.tuning.silentHeartbeats * this.#heartbeatMs, 1000);
     this.#ungreeted = this.#renewals = 0;
+    this.state = { ...this.state, phase: "open", why: "", retryAt: null }; // members show what they are greeted with
     this.#stopPolling();
-    this.set({ phase: "open", why: "", retryAt: null });
     this.heard();
   }
 
