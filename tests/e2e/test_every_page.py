@@ -16,7 +16,7 @@ from tests.support.tokens import WITH_TOKENS
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["/", "/tasks", "/tasks/{task}"]
+PAGES = ["/", "/tasks", "/tasks/{task}", "/previews", "/previews/{generation}"]
 LONG = "a-title-of-one-very-long-word-" * 12
 GENERATION = "of-every-page"
 

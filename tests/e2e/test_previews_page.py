@@ -157,7 +157,9 @@ async def test_a_refusal_is_told_in_the_service_s_words(database_url: str, page:
         await page.goto(f"{server.url}/previews")
         await page.get_by_label("Entry").fill("no module")
         await page.get_by_role("button", name="Launch").click()
-        await expect(page.get_by_role("alert").filter(has_text="It was not launched")).to_contain_text("such as main:app")
+        await expect(page.get_by_role("alert").filter(has_text="It was not launched")).to_contain_text(
+            "such as main:app"
+        )
         await page.get_by_label("Name", exact=True).fill("")
         await page.get_by_role("button", name="Launch").click()
         await expect(page.get_by_role("alert").filter(has_text="It was not launched")).to_contain_text("Give it a name")

@@ -61,7 +61,7 @@ function makeRow(preview) {
     { class: "row preview-row", href: pageUrl(preview.generation_id) },
     el("span", { class: "row-title cut" }, preview.generation_id),
     badge(preview.status),
-    el("span", { class: "small dim cut" }),
+    el("span", { class: "small dim cut words" }),
     el("span", { class: "small dim facts-line" }, el("span", {}), ago(preview.created_at)),
   );
   return el("li", {}, link);

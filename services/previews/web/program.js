@@ -28,6 +28,7 @@ export class Program {
     /** @type {Preview | null} */
     this.preview = null;
     this.entered = ""; // which attempt is in the frame
+    this.shown = ""; // what is told in its place
   }
 
   /** @param {Preview} preview */
@@ -41,7 +42,12 @@ export class Program {
     if (!isServing) this.leave();
     setShown(this.frame, isServing);
     setShown(this.state, !isServing);
-    if (!isServing) this.state.replaceChildren(...stateOf(preview));
+    const shown = JSON.stringify([preview.status, preview.exit, preview.message, preview.tail]);
+    if (isServing || shown === this.shown) return;
+    this.shown = shown;
+    this.state.replaceChildren(...stateOf(preview));
+    const tail = this.state.querySelector(".tail");
+    if (tail) tail.scrollTop = tail.scrollHeight; // the cause stands at its end
   }
 
   async enter() {

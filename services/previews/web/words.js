@@ -26,7 +26,7 @@ export function endOf(preview) {
   const message = preview.message ? sentence(preview.message) : "";
   switch (preview.status) {
     case "stopped":
-      return { tone: "over", title: "Stopped", text: preview.message === "stopped" ? cause : `${message} ${cause}`.trim() };
+      return { tone: "over", title: "Stopped", text: preview.message === "stopped" ? cause : message };
     case "exited":
       return { tone: preview.exit?.code === 0 ? "over" : "bad", title: `Ended: ${exitOf(preview)}`, text: "" };
     case "lost":

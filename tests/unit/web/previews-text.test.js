@@ -104,7 +104,7 @@ for (const [fields, title, text] of [
   [{ status: "failed", exit: { code: 1, signal: null }, message: "it ended before it answered" }, "Failed: exit code 1", "It ended before it answered."],
   [{ status: "failed", exit: null, message: "There is no file x among the preview's files." }, "Failed", "There is no file x among the preview's files."],
   [{ status: "stopped", exit: { code: null, signal: "SIGTERM" }, message: "stopped" }, "Stopped", "It ended with SIGTERM."],
-  [{ status: "stopped", exit: { code: 0, signal: null }, message: "stopped: its time was over" }, "Stopped", "Stopped: its time was over. It ended with exit code 0."],
+  [{ status: "stopped", exit: { code: 0, signal: null }, message: "stopped: its time was over" }, "Stopped", "Stopped: its time was over."],
 ]) {
   test(`${title} is told for ${JSON.stringify(fields)}`, () => {
     const end = endOf({ ...PREVIEW, ...fields });
