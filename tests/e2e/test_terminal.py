@@ -49,7 +49,9 @@ async def test_it_follows_pauses_when_one_scrolls_up_and_loses_nothing(database_
 async def test_keys_go_to_the_ends_and_to_the_search(database_url: str, page: Page) -> None:
     async with server_running(database_url) as server, printing(server, page) as (client, generation, terminal):
         await count(client, generation, 1, 500)
-        await expect(terminal.line("line 500")).to_be_visible()
+        await say(client, generation, "aside", to="stderr")
+        await say(client, generation, "ERROR: a \u202e b", "\x1b[1;41mbold\x1b[0m")
+        await expect(terminal.line("bold")).to_be_visible()
         await terminal.press("Home")
         await expect(page.locator('.line[data-line="1"]')).to_be_visible()
         await expect(terminal.follow).not_to_have_text("Following")
@@ -58,6 +60,8 @@ async def test_keys_go_to_the_ends_and_to_the_search(database_url: str, page: Pa
         await expect(terminal.follow).to_have_text("Following")
         await terminal.press("PageUp")
         await expect(terminal.follow).to_have_text("Follow")
+        heights = await page.locator(".line").evaluate_all("rows => [...new Set(rows.map(row => row.offsetHeight))]")
+        assert heights == [20]  # all kinds of lines are equally high, or numbers would not say where they are
         await terminal.press("/")
         await expect(terminal.search).to_be_focused()
         await page.keyboard.press("Escape")
