@@ -79,6 +79,7 @@ async def serve(
     logs.set_up(settings.log_level, settings.secrets())
     quiet_libraries()
     allow_many_files()
+    gate = Gate(settings)
     async with AsyncExitStack() as stack:
         try:
             listener = stack.enter_context(listen(settings))
@@ -88,8 +89,7 @@ async def serve(
         database = await _database(settings, stack)
         settings = _with_neighbours(settings, makers, address(listener))
         streams = Streams(settings)
-        gate = Gate(settings, database)
-        services = [AccessService(settings, gate), *(make(settings, database, streams) for make in makers)]
+        services = [AccessService(settings, gate, database), *(make(settings, database, streams) for make in makers)]
         front = Front(services, streams, gate, None if make_pages is None else make_pages(settings))
         server = Server(front, settings, on_started=lambda: announce(address(listener)))
         await server.serve(sockets=[listener])

@@ -11,14 +11,13 @@ const QUIET_MILLISECONDS = 500; // changes within it are said as one
 /** @type {string[]} */
 let waiting = [];
 let timer = 0;
-/** @type {HTMLElement | null} */
-let region = null;
+// there before anything is said in it: a region that comes with its text is not read everywhere
+const region = document.body.appendChild(el("div", { class: "unseen", "aria-live": "polite", id: "announcements" }));
 /** @type {HTMLElement | null} */
 let shelf = null;
 
 /** @param {string} text */
 export function announce(text) {
-  region ??= document.body.appendChild(el("div", { class: "unseen", "aria-live": "polite", id: "announcements" }));
   if (waiting.at(-1) !== text) waiting.push(text);
   if (waiting.length > 4) waiting = [`${waiting.length} changes.`, text];
   timer ||= setTimeout(say, QUIET_MILLISECONDS);
@@ -26,7 +25,7 @@ export function announce(text) {
 
 function say() {
   timer = 0;
-  if (region) setText(region, waiting.join(" "));
+  setText(region, waiting.join(" "));
   waiting = [];
 }
 

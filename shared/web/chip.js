@@ -52,6 +52,7 @@ export class ConnectionChip {
       this.#words,
       this.#lag,
     );
+    this.popover.addEventListener("toggle", () => this.#showEach());
     everySecond(() => this.#show());
     this.#show();
   }
@@ -91,7 +92,6 @@ export class ConnectionChip {
     setShown(this.#again, known.some((one) => one.retryAt !== null));
     this.#say(status);
     if (this.popover.matches(":popover-open")) this.#showEach();
-    else this.popover.addEventListener("toggle", () => this.#showEach(), { once: true });
   }
 
   #showEach() {

@@ -12,11 +12,11 @@ from tests.e2e.axe import violations
 from tests.support.previews import launch
 from tests.support.server import append, lease, running
 from tests.support.tasks import create, patch
-from tests.support.tokens import WITH_TOKENS
+from tests.support.tokens import JWT
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["/", "/tasks", "/tasks/{task}", "/previews", "/previews/{generation}"]
+PAGES = ["/", "/tasks", "/tasks/{task}", "/tasks/{ended}", "/previews", "/previews/{generation}"]
 LONG = "a-title-of-one-very-long-word-" * 12
 GENERATION = "of-every-page"
 
@@ -35,12 +35,12 @@ async def filled(database_url: str) -> AsyncIterator[tuple[str, dict[str, str]]]
         run_id, token = await lease(client, task=LONG, task_id=task["id"])
         await append(client, run_id, token, 3)
         await launch(client, GENERATION)
-        yield server.url, {"task": task["id"], "run": run_id, "generation": GENERATION}
+        yield server.url, {"task": task["id"], "ended": failed["id"], "run": run_id, "generation": GENERATION}
 
 
 async def is_settled(page: Page) -> None:
     """It shows what it has to: connected, and nothing is being loaded."""
-    await expect(page.locator("#connection")).to_have_attribute("data-phase", "live")
+    await expect(page.locator("#connection[data-phase=live], #connection[data-phase=ended]")).to_be_visible()
     await expect(page.locator(".loading")).to_have_count(0)
 
 
@@ -82,7 +82,7 @@ async def test_what_opens_on_a_page_keeps_nobody_out(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_signing_in_keeps_nobody_out(database_url: str, page: Page, scheme: Literal["light", "dark"]) -> None:
     await page.emulate_media(color_scheme=scheme)
-    async with running(database_url, **WITH_TOKENS) as server:
+    async with running(database_url, **JWT) as server:
         await page.goto(f"{server.url}/tasks")
         await expect(page.locator("#sign-in")).to_be_visible()
         assert await violations(page) == []
@@ -107,6 +107,7 @@ async def test_no_page_is_wider_than_the_screen(database_url: str, page: Page, w
             await is_settled(page)
             needed = await page.evaluate("document.documentElement.scrollWidth")
             assert (path, needed) == (path, width)
+            await expect(page.locator("#theme")).to_be_in_viewport(ratio=1)
             await expect(page.get_by_role("link", name="Previews", exact=True).first).to_be_in_viewport()
 
 

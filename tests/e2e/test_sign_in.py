@@ -6,7 +6,7 @@ from playwright.async_api import Page, Route, expect
 
 from tests.support.server import Server, running
 from tests.support.tasks import create
-from tests.support.tokens import WITH_TOKENS, bearer, token_for
+from tests.support.tokens import JWT, client_of, token
 
 pytestmark = pytest.mark.browser
 
@@ -14,16 +14,16 @@ PANEL = "#sign-in"
 
 
 def signed_in(server: Server) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, headers=bearer(token_for()))
+    return client_of(server.url, token())
 
 
-async def give(page: Page, token: str) -> None:
-    await page.get_by_label("Token").fill(token)
+async def give(page: Page, text: str) -> None:
+    await page.get_by_label("Token").fill(text)
     await page.locator(PANEL).get_by_role("button", name="Sign in").click()
 
 
 async def test_a_page_asks_for_a_token_and_goes_on_with_it(database_url: str, page: Page) -> None:
-    async with running(database_url, **WITH_TOKENS) as server, signed_in(server) as client:
+    async with running(database_url, **JWT) as server, signed_in(server) as client:
         await create(client, title="of acme")
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -33,15 +33,15 @@ async def test_a_page_asks_for_a_token_and_goes_on_with_it(database_url: str, pa
         await expect(page.locator(PANEL)).to_be_visible()
         await expect(page.get_by_label("Token")).to_be_focused()
 
-        await give(page, token_for(secret="another secret of thirty-two bytes and more"))
+        await give(page, token(iss="https://another.example"))
         await expect(page.locator(PANEL).get_by_role("alert")).to_have_text("That token was not taken.")
-        await give(page, token_for(seconds=-60))
+        await give(page, token(seconds=-60))
         await expect(page.locator(PANEL).get_by_role("alert")).to_contain_text("That token has expired")
         await give(page, "no token\u00e9")
         await expect(page.locator(PANEL).get_by_role("alert")).to_contain_text("That is no token")
 
-        token = token_for()
-        await give(page, token)
+        mine = token()
+        await give(page, mine)
         await expect(page.locator(PANEL)).to_be_hidden()
         await expect(page.get_by_role("link", name="of acme")).to_be_visible()
         await expect(page.locator("#connection")).to_contain_text("Live")
@@ -49,7 +49,7 @@ async def test_a_page_asks_for_a_token_and_goes_on_with_it(database_url: str, pa
         await expect(page.get_by_role("link", name="told live")).to_be_visible()
         assert await page.evaluate("window.isSame")  # nothing was loaded anew
         assert asked
-        assert [url for url in asked if token.rpartition(".")[2] in url] == []
+        assert [url for url in asked if mine.rpartition(".")[2] in url] == []
 
         await page.reload()  # kept for the tab
         await expect(page.get_by_role("link", name="of acme")).to_be_visible()
@@ -59,9 +59,9 @@ async def test_a_page_asks_for_a_token_and_goes_on_with_it(database_url: str, pa
 
 
 async def test_signing_out_forgets_the_token(database_url: str, page: Page) -> None:
-    async with running(database_url, **WITH_TOKENS) as server:
+    async with running(database_url, **JWT) as server:
         await page.goto(f"{server.url}/tasks")
-        await give(page, token_for("ann@example"))
+        await give(page, token("ann@example"))
         await expect(page.get_by_text("No tasks yet")).to_be_visible()
         await page.get_by_role("button", name="Your account").click()
         await expect(page.locator("#account")).to_contain_text("ann@example · acme")
@@ -73,31 +73,31 @@ async def test_signing_out_forgets_the_token(database_url: str, page: Page) -> N
 
 
 async def test_when_a_token_ends_the_page_asks_for_another_and_loses_nothing(database_url: str, page: Page) -> None:
-    async with running(database_url, retry_milliseconds=50, **WITH_TOKENS) as server, signed_in(server) as client:
+    async with running(database_url, retry_milliseconds=50, **JWT) as server, signed_in(server) as client:
         await page.goto(f"{server.url}/tasks")
-        await give(page, token_for(seconds=4))
+        await give(page, token(seconds=4))
         await expect(page.get_by_text("No tasks yet")).to_be_visible()
         await page.evaluate("window.isSame = true")
         await expect(page.locator(PANEL)).to_be_visible()  # when it has ended
         await expect(page.locator("#connection")).to_contain_text("Signed out")
         await create(client, title="told meanwhile")
-        await give(page, token_for())
+        await give(page, token())
         await expect(page.get_by_role("link", name="told meanwhile")).to_be_visible()
         assert await page.evaluate("window.isSame")
 
 
 async def test_each_sees_what_is_of_their_tenant(database_url: str, page: Page) -> None:
-    async with running(database_url, **WITH_TOKENS) as server, signed_in(server) as client:
+    async with running(database_url, **JWT) as server, signed_in(server) as client:
         await create(client, title="of acme")
         await page.goto(f"{server.url}/tasks")
-        await give(page, token_for(tenant="others"))
+        await give(page, token(tenant="others"))
         await expect(page.get_by_text("No tasks yet")).to_be_visible()
 
 
 async def test_what_a_token_does_not_allow_is_said(database_url: str, page: Page) -> None:
-    async with running(database_url, **WITH_TOKENS) as server:
+    async with running(database_url, **JWT) as server:
         await page.goto(f"{server.url}/tasks")
-        await give(page, token_for(scope="runs:read"))
+        await give(page, token(scopes=["runs:read"]))
         await expect(page.locator("#board-state")).to_contain_text("tasks:read")
         await expect(page.locator("#connection")).to_contain_text("Refused")
 
@@ -107,10 +107,10 @@ async def test_the_application_around_it_gives_tokens_before_they_end(database_u
     given: list[str] = []
 
     async def give_one(route: Route) -> None:
-        given.append(token_for(seconds=62))  # to be renewed a minute before
+        given.append(token(seconds=62))  # to be renewed a minute before
         await route.fulfill(json={"token": given[-1]})
 
-    settings = {**WITH_TOKENS, "token_url": "/session/token"}
+    settings = {**JWT, "token_url": "/session/token"}
     async with running(database_url, **settings) as server, signed_in(server) as client:
         await page.route("**/session/token", give_one)
         await page.goto(f"{server.url}/tasks")
@@ -119,7 +119,7 @@ async def test_the_application_around_it_gives_tokens_before_they_end(database_u
         async with page.expect_request("**/session/token"):
             pass
         await create(client, title="goes on")
-        await expect(page.get_by_role("link", name="goes on")).to_be_visible()
+        await expect(page.get_by_role("link", name="goes on", exact=True)).to_be_visible()
         assert len(given) >= 2
         assert await page.evaluate("sessionStorage.length") == 0
 
@@ -129,9 +129,9 @@ async def test_when_the_application_gives_none_the_page_says_so(database_url: st
 
     async def answer(route: Route) -> None:
         status = answers[0] if len(answers) == 1 else answers.pop(0)
-        await route.fulfill(status=status, json={"token": token_for()} if status == 200 else {})
+        await route.fulfill(status=status, json={"token": token()} if status == 200 else {})
 
-    async with running(database_url, **WITH_TOKENS, token_url="/session/token") as server:
+    async with running(database_url, **JWT, token_url="/session/token") as server:
         await page.route("**/session/token", answer)
         await page.goto(f"{server.url}/tasks")
         await expect(page.locator(PANEL)).to_contain_text("gave no token")

@@ -81,6 +81,7 @@ export class Board {
   #read(body) {
     this.#isKnown = true;
     this.#filled.clear();
+    this.#complete.clear();
     const state = readPage(body);
     queueMicrotask(() => this.#fill());
     return state;

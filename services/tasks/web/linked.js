@@ -24,6 +24,8 @@ export class LinkedRuns {
   /** @type {Line | null} */
   #line = null;
   #ids = "";
+  /** @type {Map<string, any>} */
+  #runs = new Map();
   #isLast = false;
   #paint = onChange(() => this.#show());
   #stopTicking = everySecond(() => this.#paint());
@@ -50,8 +52,8 @@ export class LinkedRuns {
       url: `${RUNS}?task_id=${this.taskId}&limit=${MOST_RUNS}`,
       streamUrl,
       types: ["status", "node_update"],
-      initial: new Map(),
-      readState: (body) => new Map(body.data.map((/** @type {any} */ run) => [run.id, run])),
+      initial: this.#runs, // what is known stays to be seen
+      readState: (body) => (this.#runs = new Map(body.data.map((/** @type {any} */ run) => [run.id, run]))),
       applyEvent: (runs, event, frame) => applyToRun(runs.get(event.run_id), event, frame),
       onChange: () => this.#paint(),
       onStatus: (status) => this.#line?.set(status),
@@ -71,9 +73,9 @@ export class LinkedRuns {
   }
 
   #show() {
-    const runs = [...(this.#resource?.state.values() ?? [])].sort((one, other) => (one.id < other.id ? -1 : 1));
+    const runs = [...this.#runs.values()].sort((one, other) => (one.id < other.id ? -1 : 1));
     reconcile(this.#list, runs, { key: (run) => run.id, make: makeRun, update: updateRun });
-    if (this.#isLast && runs.length && runs.every((run) => OVER.has(run.status))) this.#unfollow(); // nothing more will come
+    if (this.#isLast && runs.length >= Math.min(this.#ids.split(",").length, MOST_RUNS) && runs.every((run) => OVER.has(run.status))) this.#unfollow(); // nothing more will come
   }
 }
 
