@@ -190,8 +190,12 @@ export class LiveResource {
   #apply(frames) {
     if (!frames.length) return;
     for (const frame of frames) {
-      const next = this.#options.applyEvent?.(this.state, frame.event, frame);
-      if (next !== undefined) this.state = next;
+      try {
+        const next = this.#options.applyEvent?.(this.state, frame.event, frame);
+        if (next !== undefined) this.state = next;
+      } catch (error) {
+        reportError(error); // and the events after it are applied all the same
+      }
     }
     this.#options.onChange?.(this.state, frames);
   }

@@ -15,7 +15,6 @@ import { Sender } from "./sender.js";
 /** @typedef {import("./wire.js").StreamEnd} StreamEnd */
 
 const SUBPROTOCOL = "tailrace.v1";
-const OTHER_PERSON = 4403; // the token that came in-band is somebody else's
 const TOKEN_EXPIRED = 4401;
 const CLOSE_WORDS = /** @type {Record<number, string>} */ ({
   1012: "the server is leaving",
@@ -289,7 +288,6 @@ export class SocketLine extends Line {
 function closed(code) {
   return new Cut(CLOSE_WORDS[code] ?? "the connection was closed", {
     isUnauthorized: code === TOKEN_EXPIRED,
-    isAtOnce: code === OTHER_PERSON,
   });
 }
 

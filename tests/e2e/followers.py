@@ -16,7 +16,8 @@ FOLLOW = """async ([key, url, options]) => {
     const note = (kind) => (what) => tell(key, kind, what);
     window.followed = { ...window.followed, [key]: follow(url, {
         ...options,
-        onFrames: note("frames"), onStatus: note("status"), onGap: note("gap"), onReset: note("reset"), onEnd: note("end"),
+        onFrames: note("frames"), onStatus: note("status"),
+        onGap: note("gap"), onReset: note("reset"), onEnd: note("end"),
     }) };
 }"""
 
@@ -75,9 +76,9 @@ class Follower:
         await self.until(lambda follower: bool(follower.statuses) and follower.statuses[-1]["phase"] == phase)
         return self.statuses[-1]
 
-    async def until_it_was(self, phase: str) -> None:
-        """Until it is, or has been meanwhile."""
-        await self.until(lambda follower: phase in follower.phases)
+    async def until_it_was(self, phase: str, since: int = 0) -> None:
+        """Until it is, or has been since so many statuses."""
+        await self.until(lambda follower: phase in follower.phases[since:])
 
     async def call(self, method: str) -> None:
         await self._page.evaluate("([key, method]) => followed[key][method]()", [self.key, method])

@@ -15,6 +15,7 @@ from playwright.async_api import Page
 from tests.e2e.followers import Followers
 from tests.support.contract import RUNS, events_of, finish
 from tests.support.server import ROOT, Server, append, lease, running, sse
+from tests.support.tokens import JWT, client_of, token
 
 pytestmark = pytest.mark.browser
 
@@ -22,6 +23,11 @@ TASKS = "/api/v1/tasks"
 FAST = {"retry_milliseconds": 50, "lease_seconds": 600}  # no lease is lost, however long a machine takes
 FEEDS_CONSUMED = 2  # by the tasks service, which reads those of the runs and previews as any client does
 TRANSPORTS = {"auto": "websocket", "sse": "sse"}
+
+TOKENS = """async () => {
+    const { setTokenSource } = await import("/web/shared/stream.js");
+    setTokenSource(({ stale }) => give(stale));
+}"""
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -38,7 +44,7 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
             (await append(client, run_id, token, 10)).raise_for_status()
             seen = len(run.statuses)
             await server.kill()
-            await run.until(lambda run, seen=seen: "reconnecting" in run.phases[seen:])
+            await run.until_it_was("reconnecting", since=seen)
             await server.start()
             (await append(client, run_id, token, 10)).raise_for_status()
             await run.until_phase("live")
@@ -261,6 +267,79 @@ async def test_nothing_is_left_of_what_was_stopped(database_url: str, page: Page
         await until_readers(client, {})
         await client.delete(path)
         assert [len(follower.told) for follower in kept] == told
+
+
+# ── tokens ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_token_that_ends_under_a_stream_is_replaced_and_nothing_is_lost(
+    database_url: str, page: Page, transport: str
+) -> None:
+    async with running(database_url, **FAST, **JWT) as server, client_of(server.url, token()) as client:
+        run_id, lease_token = await lease(client)
+        followers = await Followers(page).open(server.url)
+        given: list[str | None] = []
+
+        def give(stale: str | None) -> str:
+            given.append(stale)
+            return token(seconds=5 if stale is None else 3600)
+
+        await page.expose_function("give", give)
+        await page.evaluate(TOKENS)
+        run = await followers.follow(f"{RUNS}/{run_id}/stream", transport=transport)
+        await run.until_phase("live")
+        (await append(client, run_id, lease_token, 5)).raise_for_status()
+        await run.until(lambda run: run.phases.count("live") > 1)
+        (await append(client, run_id, lease_token, 5)).raise_for_status()
+        await finish(client, run_id, lease_token)
+        await run.until_phase("ended")
+        assert run.ids == [frame.id for frame in await events_of(client, run_id)]
+        assert len(given) == 2
+        assert "signed_out" not in run.phases
+
+
+async def test_a_newer_token_goes_over_the_open_websocket(database_url: str, page: Page) -> None:
+    async with running(database_url, **FAST, **JWT) as server, client_of(server.url, token()) as client:
+        followers = await Followers(page).open(server.url)
+        await page.expose_function("give", lambda stale: token(seconds=8 if stale is None else 3600))
+        await page.evaluate(TOKENS)
+        feed = await followers.follow(f"{TASKS}/stream", transport="websocket")
+        await feed.until_phase("live")
+        opened: list[str] = []
+        page.on("websocket", lambda socket: opened.append(socket.url))
+        answered = asyncio.Event()
+
+        def look(frame: object) -> None:
+            if "authenticated" in str(frame):
+                answered.set()
+
+        devtools = await page.context.new_cdp_session(page)
+        await devtools.send("Network.enable")
+        devtools.on("Network.webSocketFrameReceived", look)
+        await page.evaluate("import('/web/shared/stream.js').then(({ credentials }) => credentials.refresh())")
+        await asyncio.wait_for(answered.wait(), 60)
+        await asyncio.sleep(9)  # the time itself: the first token has ended by now
+        await make_tasks(client, 1)
+        await feed.until(lambda feed: len(feed.frames) == 1)
+        assert feed.phases[-1] == "live"
+        assert "reconnecting" not in feed.phases
+        assert opened == []
+
+
+async def test_without_a_token_it_is_signed_out_until_there_is_one(database_url: str, page: Page) -> None:
+    async with running(database_url, **FAST, **JWT) as server, client_of(server.url, token()) as client:
+        followers = await Followers(page).open(server.url)
+        feeds = [await followers.follow(f"{RUNS}/stream", transport=transport) for transport in TRANSPORTS]
+        board = await followers.resource(TASKS, f"{TASKS}/stream")
+        for follower in (*feeds, board):
+            await follower.until_phase("signed_out")
+        await page.evaluate("(token) => import('/web/shared/stream.js').then(({ signIn }) => signIn(token))", token())
+        for follower in (*feeds, board):
+            await follower.until_phase("live")
+        await lease(client)
+        for feed in feeds:
+            await feed.until(lambda feed: len(feed.frames) == 2)
 
 
 # ── what these tests do ────────────────────────────────────────────────────────────────────────────────────────

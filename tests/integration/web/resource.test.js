@@ -60,16 +60,20 @@ test("what a state is changed to in place counts as changed, and a mistake of th
   const thrown = [];
   globalThis.reportError = (error) => thrown.push(error.message); // what browsers have
   server.on(RUN, [runAt(0)]);
-  server.on(`${RUN}/stream`, [sse((out) => out.hello("e-0").live("e-0").events(1).raw(""), {})]);
+  server.on(`${RUN}/stream`, [sse((out) => out.hello("e-0").live("e-0").events(1, 2, 3))]);
   let calls = 0;
   const onChange = () => {
-    if ((calls += 1) === 2) throw new Error("a mistake");
+    if ((calls += 1) === 2) throw new Error("a mistake in painting");
   };
-  run({ applyEvent: (state, { n }) => void state.push(n), onChange });
+  const applyEvent = (state, { n }) => {
+    if (n === 2) throw new Error("a mistake in applying");
+    state.push(n);
+  };
+  run({ applyEvent, onChange });
   await recorder.phase("live");
-  while (!thrown.length) await new Promise((resolve) => setImmediate(resolve));
-  assert.deepEqual(thrown, ["a mistake"]);
-  assert.deepEqual(state(), [1]);
+  while (thrown.length < 2) await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(thrown, ["a mistake in applying", "a mistake in painting"]);
+  assert.deepEqual(state(), [1, 3]);
   assert.equal(recorder.following.status.phase, "live");
 });
 
