@@ -198,15 +198,26 @@ async def test_what_is_copied_is_the_lines_also_those_that_are_not_in_the_docume
         expected = ["first", *lines[first + 1 : -1], "line 2"]
         assert (await terminal.clipboard()).split("\n") == expected
 
-        await page.get_by_role("button", name="Copy all shown").click()
-        await expect(page.locator(".toast").last).to_contain_text("Copied")
+        await terminal.press("Control+a")
+        await terminal.press("Control+c")
+        await expect(page.locator(".toast").last).to_contain_text(
+            f"Copied {(await stored_count(client, generation)):,}"
+        )
         text = await download(client, generation)
+        assert await terminal.clipboard() == text.replace("\x1b[31m", "").replace("\x1b[0m", "").removesuffix("\n")
+
+        await page.get_by_role("button", name="Copy all shown").click()
+        await expect(page.locator(".toast")).to_have_count(3)
         assert await terminal.clipboard() == text.replace("\x1b[31m", "").replace("\x1b[0m", "")
 
         async with page.expect_download() as started:
             await page.get_by_role("button", name="Download").click()
         path = await (await started.value).path()
         assert path.read_text("utf-8") == text
+
+
+async def stored_count(client: httpx.AsyncClient, generation: str) -> int:
+    return int((await page_of(client, generation, tail=1))["last_line"])
 
 
 async def select_from(page: Page, text: str, offset: int) -> None:

@@ -1,5 +1,6 @@
 // Which lines a filter or a search lets through: their numbers, as far as they are known. Pure.
 
+import { plainOf } from "./ansi.js";
 import { LEVELS } from "./lines.js";
 
 /**
@@ -23,7 +24,7 @@ export function isOpen(filter) {
 export function lets(filter, piece) {
   if (filter.level && LEVELS.indexOf(piece.level) < LEVELS.indexOf(filter.level)) return false;
   if (filter.stream && piece.stream !== filter.stream) return false;
-  return !filter.text || piece.message.toLowerCase().includes(filter.text.toLowerCase());
+  return !filter.text || plainOf(piece.message).toLowerCase().includes(filter.text.toLowerCase());
 }
 
 /**

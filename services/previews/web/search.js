@@ -1,6 +1,5 @@
 // Searching an output: the service looks through all that is stored, whatever of it is here. No document.
 
-import { plainOf } from "./ansi.js";
 import { Matches, lets } from "./matches.js";
 
 /** @typedef {import("./output.js").Output} Output */
@@ -98,11 +97,9 @@ export class Search {
     return this.output.page(where, this.filter);
   }
 
-  /** A hit inside the code of a colour is none. @param {Piece[]} pieces */
+  /** @param {Piece[]} pieces */
   add(pieces) {
-    const wanted = this.text.toLowerCase();
-    const found = pieces.filter((piece) => plainOf(piece.message).toLowerCase().includes(wanted));
-    this.hits.add(found.map((piece) => piece.line));
+    this.hits.add(pieces.map((piece) => piece.line));
   }
 
   /** Where we are, in words. */

@@ -19,10 +19,17 @@ export class Selection {
     this.owner = owner;
     document.addEventListener("selectionchange", () => this.pin());
     viewport.scroller.addEventListener("copy", (event) => this.copy(event));
+    viewport.scroller.addEventListener("pointerdown", () => (this.isAll = false));
+    this.isAll = false; // more than the document has
   }
 
   /** Where it begins and ends, in the order of the lines; null when nothing here is selected. */
   get points() {
+    const { output } = this.viewport;
+    if (this.isAll && output?.count) {
+      const [first, last] = [output.numberAt(0), output.numberAt(output.count - 1)];
+      return { from: { number: first, offset: 0 }, to: { number: last, offset: Infinity } };
+    }
     const selection = getSelection();
     if (!selection || selection.isCollapsed) return null;
     const ends = [
@@ -37,6 +44,7 @@ export class Selection {
 
   pin() {
     const { viewport } = this;
+    if (this.isAll) return;
     const points = this.points;
     viewport.pinned = new Set(points ? [points.from.number, points.to.number] : []);
     if (viewport.output) viewport.output.kept = points ? { from: points.from.number, to: points.to.number } : null;
@@ -69,12 +77,18 @@ export class Selection {
     return { number: Number(row.dataset.line), offset: textNodes(before).reduce((sum, each) => sum + each.data.length, 0) };
   }
 
-  /** Everything that is shown. */
+  /** Everything that is shown, and would be if one scrolled. */
   all() {
     const { layer, output } = this.viewport;
     if (!output?.count) return;
+    this.viewport.leaveEnd();
     getSelection()?.selectAllChildren(layer);
     this.isAll = true;
+  }
+
+  clear() {
+    this.isAll = false;
+    getSelection()?.removeAllRanges();
   }
 
   /** @param {ClipboardEvent} event */

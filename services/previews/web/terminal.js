@@ -88,6 +88,7 @@ export class Terminal {
     this.search = new Search(output);
     setAttributes(this.scroller, { "aria-label": `Output of ${name}` });
     this.end(null);
+    this.selection.clear();
     this.toolbar.reset();
     viewport.use(output);
     output.patiently(() => output.page({ tail: 1 })); // how far back it goes
@@ -143,7 +144,7 @@ export class Terminal {
       return;
     }
     await this.output?.toEnd();
-    getSelection()?.removeAllRanges();
+    this.selection.clear();
     this.viewport.follow();
   }
 
@@ -274,7 +275,7 @@ export class Terminal {
     else if (event.key === "End") this.followAgain();
     else if (event.key === "Home" && output) viewport.toStart();
     else if (event.key === "/") this.toolbar.focusSearch();
-    else if (event.key === "Escape") getSelection()?.removeAllRanges();
+    else if (event.key === "Escape") this.selection.clear();
     else {
       if (event.key === "PageUp" || event.key === "ArrowUp") viewport.leaveEnd();
       return; // the browser scrolls
