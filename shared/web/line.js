@@ -6,6 +6,7 @@
 import { pauseMs } from "./backoff.js";
 import { Cut } from "./cut.js";
 import { Deadline, sleep } from "./deadline.js";
+import { Poller } from "./poller.js";
 import { readSse } from "./sse-stream.js";
 import { onWake } from "./wake.js";
 
@@ -66,8 +67,7 @@ export class Line {
   /** @type {Deadline|null} */
   #attempt = null;
   #pause = new AbortController();
-  /** @type {AbortController|null} */
-  #polling = null;
+  #poller;
 
   /**
    * @param {Credentials} credentials
@@ -76,6 +76,11 @@ export class Line {
   constructor(credentials, tuning) {
     this.credentials = credentials;
     this.tuning = tuning;
+    this.#poller = new Poller(
+      () => this.members,
+      tuning.pollMs,
+      (isPolling) => isPolling !== this.state.isPolling && this.set({ isPolling }),
+    );
   }
 
   // ── members ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,7 +159,7 @@ export class Line {
       const cut = await this.#connectOnce();
       if (this.isWanted) await this.#recover(cut);
     }
-    this.#stopPolling();
+    this.#poller.stop();
     ends.forEach((end) => end());
     this.#isRunning = false;
     this.onIdle();
@@ -164,7 +169,7 @@ export class Line {
   async #connectOnce() {
     const attempt = (this.#attempt = new Deadline());
     attempt.set(this.tuning.answerMs, "there was no answer in time");
-    const slow = setTimeout(() => this.#ungreeted && this.#startPolling(), this.tuning.slowMs);
+    const slow = setTimeout(() => this.#ungreeted && this.#poller.start(), this.tuning.slowMs);
     this.#patienceMs = this.tuning.answerMs;
     this.#ungreeted += 1;
     this.set({ phase: "connecting", retryAt: null });
@@ -190,7 +195,7 @@ export class Line {
     if (cut.isUnauthorized && (await this.#renew())) return;
     if (cut.isAtOnce) return;
     this.#failures += 1;
-    if (cut.isAnswered || this.#ungreeted >= 2) this.#startPolling();
+    if (cut.isAnswered || this.#ungreeted >= 2) this.#poller.start();
     const { firstMs, capMs } = this.tuning;
     const asked = cut.askedMs ?? (this.#ungreeted ? 0 : this.#retryMs);
     const wait = this.pauseMs() ?? pauseMs(this.#failures, Math.random(), asked, { firstMs, capMs });
@@ -209,7 +214,7 @@ export class Line {
     const token = await this.credentials.renew(this.#token).catch(() => undefined);
     if (token === undefined) return false; // the source has failed; it is asked again after a pause
     if (token !== null) return this.#renewals === 1; // one that is refused as well must not be asked for without pause
-    this.#stopPolling();
+    this.#poller.stop();
     this.set({ phase: "signed_out", why: "the server wants a token that it takes" });
     if (this.credentials.state === "signed_out") await aborted(this.#pause.signal);
     return true;
@@ -232,7 +237,7 @@ export class Line {
     this.#patienceMs = Math.max(this.tuning.silentHeartbeats * this.#heartbeatMs, 1000);
     this.#ungreeted = this.#renewals = 0;
     this.state = { ...this.state, phase: "open", why: "", retryAt: null }; // members show what they are greeted with
-    this.#stopPolling();
+    this.#poller.stop();
     this.heard();
   }
 
@@ -278,32 +283,6 @@ export class Line {
   set(changes) {
     this.state = { ...this.state, ...changes };
     for (const member of [...this.members]) member.lineIs(this.state, this.transport);
-  }
-
-  // ── polling ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #startPolling() {
-    if (this.#polling || !this.isWanted) return;
-    this.#polling = new AbortController();
-    this.#poll(this.#polling.signal);
-  }
-
-  #stopPolling() {
-    this.#polling?.abort(new Cut("streaming works"));
-    this.#polling = null;
-    if (this.state.isPolling) this.set({ isPolling: false });
-  }
-
-  /** @param {AbortSignal} signal */
-  async #poll(signal) {
-    while (!signal.aborted) {
-      let works = this.members.size > 0;
-      for (const member of [...this.members]) {
-        if (!signal.aborted && !(await member.poll(signal))) works = false;
-      }
-      if (!signal.aborted && works !== this.state.isPolling) this.set({ isPolling: works });
-      await sleep(this.tuning.pollMs * (0.75 + Math.random() / 2), signal);
-    }
   }
 
   // ── server-sent events ───────────────────────────────────────────────────────────────────────────────────────

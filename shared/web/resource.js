@@ -1,5 +1,6 @@
 // A resource that stays what it is on the server: its state is fetched, then changed by what its stream tells.
 
+import { credentials as pageCredentials } from "./credentials.js";
 import { Fetching } from "./fetching.js";
 import { follow } from "./follow.js";
 import { isAfter } from "./position.js";
@@ -60,6 +61,7 @@ export class LiveResource {
   #following = null;
   /** @type {Promise<void>|null} */
   #refreshing = null;
+  #endWatch = () => {};
 
   /** @param {LiveResourceOptions<S>} options */
   constructor(options) {
@@ -81,6 +83,8 @@ export class LiveResource {
       onStatus: (status) => this.#show(status),
       pollMs: 1000 * (pollSeconds ?? 5),
     });
+    const whose = credentials ?? lines?.credentials ?? pageCredentials;
+    this.#endWatch = whose.onChange((_, cause) => cause === "replaced" && this.#isOfSomebodyElse(whose.token));
     if (!url) this.#follow(this.#options.after ?? null, null);
     else if (streamUrl) this.#load(false);
     else this.#fetching.poll((body) => this.#loaded(body));
@@ -97,9 +101,7 @@ export class LiveResource {
     const isRunning = this.#fetching !== null;
     this.stop();
     this.#options = { ...this.#options, url, streamUrl };
-    this.state = this.#initial();
-    this.status = makeStatus({ since: Date.now() });
-    if (isRunning) this.start();
+    this.#begin(isRunning);
   }
 
   /** Fetch the state anew; the stream goes on from there. Resolves when it is there, or was refused. */
@@ -117,10 +119,28 @@ export class LiveResource {
 
   /** Let go of everything; no callback is called any more. `start` begins anew. */
   stop() {
+    this.#endWatch();
     this.#fetching?.stop();
     this.#following?.stop();
     this.#fetching = this.#following = this.#refreshing = null;
     this.status = makeStatus({ phase: "stopped", since: Date.now() });
+  }
+
+  /** @param {boolean} isRunning */
+  #begin(isRunning) {
+    this.state = this.#initial();
+    this.status = makeStatus({ since: Date.now() });
+    if (isRunning) this.start();
+  }
+
+  /**
+   * What one person saw is not mixed with what another one may see. After a sign-out there is nobody to begin anew for.
+   * @param {string|null} token
+   */
+  #isOfSomebodyElse(token) {
+    if (token === null) return;
+    this.stop();
+    this.#begin(true);
   }
 
   /** @returns {S} */

@@ -141,6 +141,24 @@ async def test_nothing_moves_for_those_who_want_none_of_it(database_url: str, pa
         assert await page.evaluate("document.getAnimations().length") == 0
 
 
+async def test_a_page_of_which_a_part_did_not_arrive_is_loaded_again(database_url: str, page: Page) -> None:
+    async with running(database_url) as server:
+        await page.route("**/chip.js", lambda route: route.abort("connectionreset"), times=2)
+        await page.goto(f"{server.url}/tasks")
+        await is_settled(page)
+        assert await page.evaluate("sessionStorage.length") == 0
+
+
+async def test_a_page_that_cannot_be_loaded_says_so(database_url: str, page: Page) -> None:
+    async with running(database_url) as server:
+        await page.route("**/chip.js", lambda route: route.abort())
+        await page.add_init_script("sessionStorage.setItem('tailrace.tries', '5')")  # it has tried before
+        await page.goto(f"{server.url}/tasks")
+        await expect(page.get_by_role("alert")).to_have_text(
+            "A part of this page could not be loaded. Load the page anew."
+        )
+
+
 async def test_a_string_cannot_become_html_on_a_page(database_url: str, page: Page) -> None:
     assert page.context.browser is not None
     page = await (await page.context.browser.new_context()).new_page()  # one that may complain of its policy

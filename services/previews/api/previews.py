@@ -20,7 +20,7 @@ from shared.edge.idempotency import key_of
 from shared.edge.ids import is_name
 from shared.edge.listing import LIST_PARAMETERS, listing
 from shared.edge.principal import principal_of
-from shared.edge.problems import BadInput
+from shared.edge.problems import BadInput, Unprocessable
 from shared.protocol.position import Position
 
 
@@ -37,6 +37,8 @@ async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data
     ttl = data.ttl_seconds or backend.ttl_seconds
     if ttl > backend.ttl_seconds:
         raise BadInput(f"ttl_seconds is {ttl:g}; a preview lives at most {backend.ttl_seconds:g} s here")
+    if data.network and not backend.network:
+        raise Unprocessable("Programs are given no network here: TAILRACE_PREVIEW_NETWORK is false.")
     health = Health(**msgspec.structs.asdict(data.health))
     recipe = Recipe(
         entry=data.entry, command=data.command, env=data.env, health=health, ttl_seconds=ttl, network=data.network

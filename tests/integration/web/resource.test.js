@@ -222,6 +222,20 @@ test("signed out before anything was fetched, it goes on after sign-in", async (
   await recorder.phase("live");
 });
 
+test("whoever signs in as somebody else sees nothing of what the first one saw", async () => {
+  const credentials = new Credentials("ann");
+  const whose = ({ headers }) => headers.authorization.replace("Bearer ", "");
+  server.on(RUN, (response, asked) => json({ status: "running", last_position: "e-1", events: [whose(asked)] })(response));
+  server.on(`${RUN}/stream`, (response, asked) => sse((out) => out.hello("e-1", { resumed: true }).live("e-1"))(response, asked));
+  await run({ lines: new Lines({ credentials, tuning: FAST }) }).phase("live");
+  assert.deepEqual(state(), ["ann"]);
+  const noted = recorder.log.length;
+  credentials.use("bob");
+  assert.equal(state(), null);
+  await recorder.phase("live", noted);
+  assert.deepEqual(state(), ["bob"]);
+});
+
 test("stopped while it fetches, nothing is called any more", async () => {
   let answer;
   server.on(RUN, [(response) => (answer = response)]);
