@@ -16,7 +16,7 @@ from tests.support.tokens import JWT
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["/", "/tasks", "/tasks/{task}", "/tasks/{ended}"]
+PAGES = ["/", "/tasks", "/tasks/{task}", "/tasks/{ended}", "/previews", "/previews/{generation}"]
 LONG = "a-title-of-one-very-long-word-" * 12
 GENERATION = "of-every-page"
 
