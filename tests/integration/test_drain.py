@@ -36,6 +36,26 @@ async def end_in_time(server: Server, number: int = signal.SIGTERM) -> None:
     assert time.monotonic() - began < EXIT_SECONDS
 
 
+async def test_a_client_that_closes_as_soon_as_it_is_told_is_no_trouble(database_url: str) -> None:
+    """Its close and ours cross; browsers do so, and the process must come to its end all the same."""
+
+    async def leave_when_told(base: str, ready: asyncio.Event) -> None:
+        async with socket(f"{base}{RUNS}/ws") as shared:
+            await shared.send({"op": "follow", "ref": "a", "channel": "runs"})
+            await shared.until_type("live", "a")
+            ready.set()
+            await shared.until_type("stream_end", "a")
+
+    async with running(database_url) as server:
+        base = server.url.replace("http", "ws", 1)
+        arrived = [asyncio.Event() for _ in range(8)]
+        clients = [asyncio.create_task(leave_when_told(base, event)) for event in arrived]
+        for event in arrived:
+            await event.wait()
+        await end_in_time(server)
+        await asyncio.gather(*clients)
+
+
 async def test_a_request_that_is_not_answered_in_time_is_told_to_come_back(database_url: str) -> None:
     async with (
         running(database_url) as server,
