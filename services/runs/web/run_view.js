@@ -259,7 +259,7 @@ class Parts {
   #badge = badge("queued");
   #stalled = el("span", { class: "pill", "data-tone": "warn", hidden: true }, icon("warning"), "stalled");
   #age = el("span", { class: "dim small nums" });
-  #title = el("h2", { class: "run-title wrap", tabindex: "-1", id: "run-title" });
+  #title = el("h2", { class: "run-title wrap", tabindex: "0", id: "run-title" });
   #place = el("p", { class: "run-place dim wrap" });
   #facts = el("dl", { class: "facts run-facts" });
   #error = el("div", { class: "notice", "data-tone": "bad", hidden: true });
