@@ -312,12 +312,12 @@ async def test_a_list_shows_other_users_that_a_preview_is_there_and_not_what_it_
         await launch(ann, generation, f"print({said!r}); raise SystemExit(3)", files={"ann.txt": "x"})
         own = await ended(ann, generation)
         assert said in own["tail"]
-        told = {"params": {"generation_id": generation}}
-        assert (await ann.get("/api/v1/previews", **told)).json()["data"] == [own]
+        asked = {"generation_id": generation}
+        assert (await ann.get("/api/v1/previews", params=asked)).json()["data"] == [own]
     async with client_of(tailrace.url, token("boss", "acme", ["previews:admin"])) as boss:
-        assert (await boss.get("/api/v1/previews", **told)).json()["data"] == [own]
+        assert (await boss.get("/api/v1/previews", params=asked)).json()["data"] == [own]
     async with client_of(tailrace.url, token("bob", "acme")) as bob:
-        answer = await bob.get("/api/v1/previews", **told)
+        answer = await bob.get("/api/v1/previews", params=asked)
         [shown] = answer.json()["data"]
         assert (shown["id"], shown["status"], shown["owner"]) == (own["id"], own["status"], "ann")
         assert said not in answer.text

@@ -13,7 +13,7 @@ from services.previews.events import Kind, PreviewState
 from services.previews.launch import LaunchFailed, check_recipe
 from services.previews.model import Health, NewPreview, PreviewView, Recipe
 from services.previews.owners import sees_all
-from services.previews.requests import ChangeFiles, CreatePreview, PreviewPage
+from services.previews.requests import ChangeFiles, CreatePreview, PreviewFiles, PreviewPage
 from services.previews.store import FILTERS
 from shared.edge.admission import AnyRequest, flag
 from shared.edge.etags import etag_of, is_known
@@ -100,6 +100,13 @@ async def restart_preview(request: AnyRequest, generation_id: FromPath[str]) -> 
     return _shown(backend.shown(await backend.restart(preview)), status=202)
 
 
+@get(f"{PREVIEW}/files", scope="previews:read")
+async def get_files(request: AnyRequest, generation_id: FromPath[str]) -> PreviewFiles:
+    """What its next attempt begins with. What the program has written itself is not among it."""
+    backend, preview = backend_of(request), await preview_of(request, generation_id)
+    return PreviewFiles(preview.id, await backend.store.files(backend.store.pool, preview.id))
+
+
 @patch(f"{PREVIEW}/files", scope="previews:write")
 async def change_files(request: AnyRequest, generation_id: FromPath[str], data: ChangeFiles) -> Response[PreviewView]:
     """Write or remove files where the program runs, and for its next attempts: all, or none if one is refused."""
@@ -129,5 +136,6 @@ HANDLERS: tuple[Callable[..., Any], ...] = (
     get_preview,
     stop_preview,
     restart_preview,
+    get_files,
     change_files,
 )
