@@ -361,6 +361,24 @@ async def test_a_worker_that_waits_beyond_its_token_gets_no_run(client: httpx.As
         assert (await client.get(f"{RUNS}/{created.json()['id']}")).json()["status"] == "queued"
 
 
+async def test_a_caller_that_waits_beyond_its_token_is_told_no_more_than_at_first(
+    client: httpx.AsyncClient, tailrace: Served
+) -> None:
+    short = token(seconds=SHORT_SECONDS)
+    async with client_of(tailrace.url, short) as own:
+        new = {"task": "t", "mode": "queued", "runner": "preferred"}
+        asking = asyncio.create_task(own.post(RUNS, json=new, headers={"prefer": "wait=60"}))
+        await ended(tailrace, short)
+        leased = await client.post(f"{RUNS}/lease", json={"runners": ["preferred"]})
+        run_id, lease_token = leased.json()["run"]["id"], leased.json()["lease"]["token"]
+        finish = {"status": "completed", "output": "a secret"}
+        done = await client.post(f"{RUNS}/{run_id}/finish", json=finish, headers={"tailrace-lease": lease_token})
+        done.raise_for_status()
+        answer = await asking
+    assert (answer.json()["id"], answer.json()["status"]) == (run_id, "queued")
+    assert "a secret" not in answer.text
+
+
 async def test_a_long_answer_is_cut_where_its_token_ends(client: httpx.AsyncClient, tailrace: Served) -> None:
     """As much as lies in buffers has left already."""
     run_id, lease_token = await lease(client)
