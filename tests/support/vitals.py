@@ -69,7 +69,7 @@ def leaks(before: Vitals, after: Vitals) -> list[str]:
     if after.descriptors > before.descriptors:
         found.append(f"{after.descriptors} descriptors, {before.descriptors} before")
     for purpose, count in after.sessions.items():
-        if count > (POOL if purpose == "reader" else before.sessions.get(purpose, 0)):
+        if count > (POOL if purpose == "reader" else max(1, before.sessions.get(purpose, 0))):
             found.append(f"{count} sessions {purpose!r} of the database, {before.sessions} before")
     if after.rss > before.rss + RSS_SLACK:
         found.append(f"{(after.rss - before.rss) / MEGABYTE:.1f} MB more")
