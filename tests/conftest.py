@@ -77,6 +77,13 @@ def nginx_path() -> Path:
     return _program("nginx")
 
 
+@pytest.fixture(scope="session")
+def faketime_path() -> Path:
+    """libfaketime, which tells a process another time. Without it the test is skipped, in CI failed."""
+    _program("faketime")
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
 def _program(name: str) -> Path:
     # Debian keeps nginx where only root's PATH looks.
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin")

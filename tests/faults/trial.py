@@ -71,10 +71,14 @@ class Trial:
                 await load.progress()
                 yield load
 
-    async def withstand(self, spoil: Spoil, **load: Any) -> Load:
-        """Work; spoil it; work on. All is as it must be, and the service holds on to nothing."""
-        async with self.load(**load):
-            pass  # what is needed once is there after it: modules, connections, memory
+    async def withstand(self, spoil: Spoil, *, spoil_first: bool = False, **load: Any) -> Load:
+        """Work; spoil it; work on. All is as it must be, and the service holds on to nothing.
+
+        `spoil_first`: the fault itself takes memory that the allocator keeps; a second one must not take more.
+        """
+        async with self.load(**load) as first:  # what is needed once is there after it: modules, connections, memory
+            if spoil_first:
+                await spoil(self, first)
         await self.is_ready()
         before = await settled(self.vitals, await self.vitals())
         async with self.load(**load) as spoilt:

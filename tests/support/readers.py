@@ -33,6 +33,7 @@ TRANSPORTS: tuple[Transport, ...] = ("sse", "websocket", "tailrace.v1", "tailrac
 
 SECONDS = 180.0  # nothing here takes that long, however busy the machine
 BACK_OFF_SECONDS = 0.2
+LATER = (429, 503)  # come back after Retry-After
 LINGER_NONE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 
 
@@ -77,7 +78,7 @@ class Stored(Struct, frozen=True):
 
 async def log_of(database_url: str) -> list[Stored]:
     """The whole log. It must have no hole."""
-    async with sql(database_url) as database:
+    async with sql(database_url) as database, database.transaction(isolation="repeatable_read"):
         rows = await database.fetch("SELECT seq, subject, type, data FROM runs.events ORDER BY seq")
         head = await database.fetchval("SELECT head FROM runs.log")
     assert [row["seq"] for row in rows] == list(range(1, head + 1))
@@ -174,9 +175,9 @@ class Reader:
 
     def _judge(self, error: BaseException | None) -> None:
         if isinstance(error, InvalidStatus):
-            assert error.response.status_code == 503, (self, error)
+            assert error.response.status_code in LATER, (self, error)
             assert "retry-after" in error.response.headers
-            self.faults["503"] += 1
+            self.faults[str(error.response.status_code)] += 1
         elif isinstance(error, OSError | EOFError | WebSocketException | httpx.TransportError):
             self.faults[type(error).__name__] += 1
         elif error is not None:
@@ -214,9 +215,9 @@ class Reader:
                 assert self.stream.alone
                 self.ended = True
                 return
-            if response.status_code == 503:
+            if response.status_code in LATER:
                 assert "retry-after" in response.headers
-                self.faults["503"] += 1
+                self.faults[str(response.status_code)] += 1
                 return
             assert response.status_code == 200, (await response.aread(), self)
             self.connections += 1
