@@ -56,10 +56,10 @@ class Trial:
             for each in writers:
                 await each.begin()
             streams = [
-                Stream(),
+                Stream(lossless=True),  # or a busy machine makes it lag
                 Stream(types="status,error"),
-                Stream((writers[0].run_id, writers[1].run_id)),
-                Stream((writers[2].run_id,), alone=True),
+                Stream((writers[0].run_id, writers[1].run_id), lossless=True),
+                Stream((writers[2].run_id,), alone=True, lossless=True),
             ]
             readers = [
                 Reader(

@@ -92,11 +92,14 @@ async def log_of(database_url: str) -> list[Stored]:
 
 
 class Stream(Struct, frozen=True):
-    """What is read: some runs or, without any, all; `types` as in the URL. `alone`: by the stream of one run."""
+    """What is read: some runs or, without any, all; `types` and `lossless` as in the URL. `alone`: by the stream of
+    one run.
+    """
 
     runs: tuple[str, ...] = ()
     types: str | None = None
     alone: bool = False
+    lossless: bool = False
 
     @property
     def path(self) -> str:
@@ -105,6 +108,8 @@ class Stream(Struct, frozen=True):
     @property
     def parameters(self) -> list[tuple[str, str]]:
         named = [] if self.alone else [("run", run_id) for run_id in self.runs]
+        if self.lossless:
+            named.append(("lossless", "1"))
         return named if self.types is None else [*named, ("types", self.types)]
 
     def shows(self, stored: Stored) -> bool:
