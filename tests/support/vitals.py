@@ -62,8 +62,8 @@ def _sum(text: str, name: str) -> float:
 def leaks(before: Vitals, after: Vitals) -> list[str]:
     """What has not come back to what it was, in words."""
     found = []
-    if after.readers:
-        found.append(f"{after.readers} readers are left")
+    if after.readers > before.readers:
+        found.append(f"{after.readers} readers, {before.readers} before")
     if after.loop_tasks > before.loop_tasks:
         found.append(f"{after.loop_tasks} tasks of the event loop, {before.loop_tasks} before")
     if after.descriptors > before.descriptors:
