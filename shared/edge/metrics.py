@@ -24,6 +24,12 @@ REFUSED_MOVES = Counter(
     ["feed", "reason"],
     registry=REGISTRY,
 )
+REFUSED = Counter(
+    "tailrace_refused_requests",
+    "Requests that were refused before they reached a service",
+    ["why"],
+    registry=REGISTRY,
+)
 LOOP_TASKS = Gauge("tailrace_loop_tasks", "Tasks of the event loop, those of idle streams included", registry=REGISTRY)
 LOOP_TASKS.set_function(lambda: len(asyncio.all_tasks()))
 
