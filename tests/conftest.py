@@ -10,25 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+
+from tests.support import profiles
 
 pytest_plugins = ["tests.support.postgres"]
 
 LIMIT_SECONDS = float(os.environ.get("TAILRACE_TEST_LIMIT_SECONDS", "4800"))
 EXIT_STATUS = 124  # what timeout(1) answers
 
-# The machine is shared: how long an example takes says nothing about the code.
-settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# For a mutation run, where an example that fails need not be made small, nor be remembered.
-settings.register_profile(
-    "mutants",
-    parent=settings.get_profile("shared machine"),
-    phases=(Phase.explicit, Phase.generate),
-    derandomize=True,
-    database=None,
-    max_examples=50,
-)
-settings.load_profile("shared machine")
+profiles.register()
 
 _limit = pytest.StashKey[threading.Timer]()
 
