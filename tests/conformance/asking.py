@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from tests.conformance.reading import Reading
 from tests.conformance.stage import Stage
-from tests.conformance.table import Ask, Case
+from tests.conformance.table import Ask, Case, Comes
 from tests.conformance.verdict import faults
 from tests.conformance.ways import Asked, Way
 from tests.support.contract import IMPOSSIBLE_RUN, NO_SUCH_RUN
@@ -19,7 +19,7 @@ SECONDS = 180.0  # nothing here takes that long, however busy the machine
 NOBODY = {"nobody": NO_SUCH_RUN, "impossible": IMPOSSIBLE_RUN}
 
 
-async def asked(ask: Ask, stage: Stage, base: str) -> Asked:
+async def asked(ask: Ask, stage: Stage, base: str, tokens: Sequence[str] = ()) -> Asked:
     """What is sent to a server at `base`."""
     ids = {**NOBODY, **stage.ids}
     service, path, channel, primary = _place(ask.of.split(), ids)
@@ -42,6 +42,7 @@ async def asked(ask: Ask, stage: Stage, base: str) -> Asked:
         by_header=ask.by_header,
         parameters=parameters,
         primary=primary,
+        tokens=tuple(tokens),
     )
 
 
@@ -87,13 +88,13 @@ class Asking(Struct, frozen=True):
 
 @asynccontextmanager
 async def asking(
-    ask: Ask, stage: Stage, ways: Sequence[Way], routes: Sequence[tuple[str, str]]
+    ask: Ask, stage: Stage, ways: Sequence[Way], routes: Sequence[tuple[str, str]], tokens: Sequence[str] = ()
 ) -> AsyncIterator[list[Asking]]:
     """Every way that can ask this, on every route; ended with the block."""
     at_work: list[Asking] = []
     try:
         for route, url in routes:
-            what = await asked(ask, stage, url)
+            what = await asked(ask, stage, url, tokens)
             for way in ways:
                 if way.can_ask(what):
                     reading = Reading()
@@ -117,11 +118,16 @@ async def try_case(case: Case, stage: Stage, ways: Sequence[Way], routes: Sequen
         await all_live(at_work)
         await stage.play(case.meanwhile)
         await together(_finish(case, each) for each in at_work)
-        return [
-            f"{each.name}: {fault}"
-            for each in at_work
-            for fault in faults(each.way, each.asked, stage, case.comes, each.reading)
-        ]
+        return wrong_with(stage, case.comes, at_work)
+
+
+def wrong_with(stage: Stage, comes: Comes, at_work: Iterable[Asking]) -> list[str]:
+    """What is wrong, and by which way; empty when all is as the table says."""
+    return [
+        f"{each.name}: {fault}"
+        for each in at_work
+        for fault in faults(each.way, each.asked, stage, comes, each.reading)
+    ]
 
 
 async def all_live(at_work: Iterable[Asking]) -> None:

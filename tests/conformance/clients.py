@@ -30,8 +30,15 @@ class PythonClient(Way):
         parameters = dict(asked.parameters)
         types, lossless = parameters.pop("types", None), parameters.pop("lossless", "0")
         on_reset = parameters.pop("on_reset", "reset")
+        tokens = list(asked.tokens)
+
+        async def another() -> str:
+            return tokens.pop(0) if len(tokens) > 1 else tokens[0]
+
         async with (
-            Client(asked.base, transport=self._transport, ssl_context=self._tls) as client,
+            Client(
+                asked.base, transport=self._transport, ssl_context=self._tls, token=another if tokens else None
+            ) as client,
             client.follow(
                 f"{asked.path}/stream",
                 after=asked.after,

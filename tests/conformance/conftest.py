@@ -13,7 +13,7 @@ from tests.conformance.nginx import through_nginx
 from tests.conformance.ways import Way, raw_ways
 from tests.support.contract import Served, served
 
-SETTINGS = {"heartbeat_seconds": 0.1}
+SETTINGS = {"heartbeat_seconds": 0.1, "lease_seconds": 300}
 
 
 class Route(Struct, frozen=True):

@@ -27,7 +27,7 @@ PARTS, FAT_EVENTS = 6, 100
 @pytest.fixture(scope="module")
 def strict(postgres_url: str) -> Iterator[Served]:
     """A server that sheds soon."""
-    with served(postgres_url, heartbeat_seconds=0.2, lag_budget_bytes=100_000) as server:
+    with served(postgres_url, heartbeat_seconds=0.2, lease_seconds=300, lag_budget_bytes=100_000) as server:
         yield server
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conformance.asking import SECONDS, Asking, all_live, asking, together
+from tests.conformance.asking import SECONDS, Asking, all_live, asking, together, wrong_with
 from tests.conformance.nginx import through_nginx
 from tests.conformance.reading import Reading
 from tests.conformance.stage import Stage
 from tests.conformance.table import Ask, Comes
-from tests.conformance.verdict import faults
 from tests.conformance.ways import Way
 from tests.support.contract import sql
 from tests.support.server import Server, running
@@ -32,21 +31,13 @@ async def staged(
     """A server of a test's own, directly and through nginx."""
     async with (
         asyncio.timeout(SECONDS),
-        running(database_url, service="runs", heartbeat_seconds=0.1, **settings) as server,
+        running(database_url, service="runs", heartbeat_seconds=0.1, lease_seconds=300, **settings) as server,
         through_nginx(nginx_path, server.port) as proxied,
         sql(database_url) as database,
         httpx.AsyncClient(base_url=server.url, timeout=SECONDS) as client,
     ):
         stage = Stage(client, database, services=("runs",))
         yield server, stage, [("directly", server.url), ("through nginx", proxied)], client
-
-
-def wrong_with(stage: Stage, comes: Comes, at_work: Sequence[Asking]) -> list[str]:
-    return [
-        f"{each.name}: {fault}"
-        for each in at_work
-        for fault in faults(each.way, each.asked, stage, comes, each.reading)
-    ]
 
 
 async def test_a_drain_tells_every_stream_and_all_go_on_at_the_next_process(

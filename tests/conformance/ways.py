@@ -28,6 +28,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     by_header: bool = False
     parameters: dict[str, Any] = {}
     primary: str | None = None
+    tokens: tuple[str, ...] = ()  # the first is sent; a client that can renew it has the others after it
 
     @property
     def query(self) -> dict[str, Any]:
@@ -36,7 +37,8 @@ class Asked(Struct, frozen=True, kw_only=True):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"last-event-id": self.after} if self.by_header and self.after is not None else {}
+        bearing = {"authorization": f"Bearer {self.tokens[0]}"} if self.tokens else {}
+        return bearing | ({"last-event-id": self.after} if self.by_header and self.after is not None else {})
 
     def url(self, suffix: str, scheme: str = "http") -> str:
         return str(httpx.URL(f"{self.base}{self.path}/{suffix}", params=self.query)).replace("http", scheme, 1)
@@ -142,7 +144,10 @@ class Multiplexed(Way):
     async def read(self, asked: Asked, reading: Reading) -> None:
         url = f"{asked.base}/api/v1/{asked.service}/ws".replace("http", "ws", 1)
         try:
-            async with connect(url, subprotocols=[Subprotocol("tailrace.v1")], max_size=None) as connection:
+            opening = connect(
+                url, subprotocols=[Subprotocol("tailrace.v1")], additional_headers=asked.headers, max_size=None
+            )
+            async with opening as connection:
                 await connection.send(json.dumps({"op": "follow", "ref": "mine", **self._words(asked)}))
                 await connection.send(json.dumps({"op": "follow", "ref": "other", "channel": asked.service}))
                 try:
@@ -195,6 +200,7 @@ class Polling(Way):
     async def read(self, asked: Asked, reading: Reading) -> None:
         parameters: dict[str, Any] = {"limit": POLL_LIMIT, "on_reset": "reset", **asked.query}
         headers = asked.headers
+        bearing = {name: value for name, value in headers.items() if name == "authorization"}
         while reading.refused is None and reading.ended is None:
             wait = {} if reading.live_after is None else {"wait": 30}
             answer = await self._client.get(
@@ -208,7 +214,7 @@ class Polling(Way):
             next_position, is_at_head = self._read(answer, reading)
             if is_at_head:
                 reading.mark_live()
-            parameters, headers = {**parameters, "after": next_position}, {}
+            parameters, headers = {**parameters, "after": next_position}, bearing
             await reading.lives()
 
     def _page(self, answer: httpx.Response, reading: Reading) -> tuple[str, bool]:
