@@ -51,6 +51,44 @@ def test_an_event_without_session_or_worker_is_in_no_session_and_of_no_worker() 
     assert not Filter(tenant="t", session="None").shows(bare)
 
 
+@pytest.mark.parametrize(
+    ("type", "worker", "heard"),
+    [("report", "7", True), ("delta", "7", False), ("delta", None, True), ("report", None, True), ("delta", "", False)],
+)
+def test_workers_are_heard_with_the_types_that_are_let_through_from_them(
+    type: str, worker: str | None, heard: bool
+) -> None:
+    session = Filter(tenant="t", from_workers=("report", "done"))
+    assert session.shows(record(1, type, worker=worker)) is heard
+    assert session.covers(record(1, type, worker=worker)) is heard
+    none = Filter(tenant="t", from_workers=())
+    assert none.shows(record(1, type, worker=worker)) is (worker is None)
+
+
+@pytest.mark.parametrize(("above", "ends"), [(0, True), (1, True), (2, False), (3, False)])
+def test_an_end_counts_only_above_the_seq_where_its_subject_came_back(above: int, ends: bool) -> None:
+    one = Filter(tenant="acme", subjects=("run/1",), types=("log",), ends_above=above)
+    assert one.is_end(END) is ends  # it is at seq 2
+    assert one.wants(END) is ends
+    assert not one.is_end(RECORD)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "endless", "ends"),
+    [
+        (None, False, False),
+        ((), False, False),
+        (("run/1",), False, True),
+        (("run/1", "run/2"), False, False),
+        (("run/1",), True, False),
+    ],
+)
+def test_a_stream_ends_with_its_only_subject_unless_it_is_endless(
+    subjects: tuple[str, ...] | None, endless: bool, ends: bool
+) -> None:
+    assert Filter(tenant="t", subjects=subjects, endless=endless).ends_with_subject is ends
+
+
 def test_the_end_of_the_only_subject_is_wanted_though_its_type_is_hidden() -> None:
     one = Filter(tenant="acme", subjects=("run/1",), types=("log",))
     assert one.wants(END)
@@ -88,6 +126,8 @@ def test_describe_tells_what_is_set_and_never_the_tenant() -> None:
     assert Filter(tenant="acme").describe() == {}
     described = Filter(tenant="acme", subjects=("run/1",), types=("log",)).describe()
     assert described == {"subjects": ("run/1",), "types": ("log",)}
+    assert Filter(tenant=None, session="s", worker="w").describe() == {"session": "s", "worker": "w"}
+    assert Filter(tenant=None, subjects=(), session="").describe() == {"subjects": (), "session": ""}
 
 
 GLOBS = st.text("ab_.*", min_size=1, max_size=8)
@@ -107,6 +147,12 @@ def matches(glob: str, name: str) -> bool:
 def test_a_glob_matches_as_the_naive_rule_says(globs: list[str], name: str) -> None:
     found = type_pattern(tuple(globs)).fullmatch(name) is not None
     assert found is any(matches(glob, name) for glob in globs)
+
+
+@given(st.lists(GLOBS, min_size=1, max_size=3), NAMES)
+def test_the_databases_expression_matches_what_the_pattern_does(globs: list[str], name: str) -> None:
+    found = re.search(type_expression(globs), name) is not None
+    assert found is (type_pattern(tuple(globs)).fullmatch(name) is not None)
 
 
 @given(st.lists(st.text(max_size=6), min_size=1, max_size=3))
