@@ -19,6 +19,8 @@ import uvloop
 from tests.soak.chunks import Chunks
 
 MEAN_STAY_SECONDS = 25.0
+ARRIVALS_PER_SECOND = 100.0  # at the beginning
+LONGEST_PAUSE_SECONDS = 20.0
 BLOCK = re.compile(rb"id: \w+-(\d+)\nevent: (\w+)\ndata: (.*)")
 NUMBER = {b"node_update": re.compile(rb'"iteration":(\d+)'), b"error": re.compile(rb'"code":"(\d+)"')}
 TOTAL = re.compile(rb'"status":"completed".*"output":"(\d+)"')
@@ -53,9 +55,11 @@ class Member:
         self._seq = 0
         self._number = 0  # of the last event
         self._over = False
+        self._failures = 0  # since it was live last
 
-    async def stay(self) -> None:
+    async def stay(self, after_seconds: float) -> None:
         crowd, loop = self._crowd, asyncio.get_running_loop()
+        await asyncio.sleep(after_seconds)
         while not crowd.leaving:
             if self._run_id is None or self._over:
                 if not crowd.runs:
@@ -68,9 +72,11 @@ class Member:
                 transport, stream = await loop.create_connection(lambda: Stream(self), "127.0.0.1", crowd.port)
             except OSError:
                 crowd.counts["no connection"] += 1
+                self._failures += 1
             else:
                 await self._listen(transport, stream)
-            await asyncio.sleep(crowd.chance.uniform(0, 1.0))
+            # as any client that means to be served: the more failures, the longer
+            await asyncio.sleep(crowd.chance.uniform(0, min(2.0**self._failures, LONGEST_PAUSE_SECONDS)))
 
     async def _listen(self, transport: asyncio.Transport, stream: "Stream") -> None:
         crowd = self._crowd
@@ -79,6 +85,7 @@ class Member:
         transport.write(target.encode() + resume + b"\r\n")
         crowd.open += 1
         crowd.counts["connections"] += 1
+        self._failures += 1
         try:
             async with asyncio.timeout(crowd.chance.expovariate(1 / MEAN_STAY_SECONDS)):
                 await stream.lost
@@ -104,6 +111,8 @@ class Member:
             self._seq = seq
         elif kind == b"reset":
             crowd.violation(f"{self._run_id}: {data.decode()}")
+        elif kind == b"live":
+            self._failures = 0
         elif kind == b"stream_end":
             crowd.counts["ends"] += 1
             self._over = b'"final":true' in data
@@ -180,7 +189,7 @@ async def main(port: int, count: int, seed: str) -> None:
     crowd = Crowd(port, seed)
     reader = asyncio.StreamReader(limit=1024 * 1024)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    members = [asyncio.create_task(Member(crowd).stay()) for _ in range(count)]
+    members = [asyncio.create_task(Member(crowd).stay(n / ARRIVALS_PER_SECOND)) for n in range(count)]
     telling = asyncio.create_task(tell(crowd))
     while line := await reader.readline():
         crowd.runs = json.loads(line)

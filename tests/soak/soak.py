@@ -112,13 +112,27 @@ class Soak:
             self.faults[name] += 1
             print(f"{time.monotonic() - self._began:6.0f} s  {name}", flush=True)
             await FAULTS[name](self.victim)
-            await eventually(self._is_ready, f"ready after: {name}")
+            await self._until_ready(name)
 
-    async def _is_ready(self) -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            async with httpx.AsyncClient(base_url=self.victim.server.url, timeout=10) as client:
-                return (await client.get("/ready")).status_code == 200
-        return False
+    async def _until_ready(self, since: str) -> None:
+        """Wait until the service says that it is well."""
+        told = ""
+
+        async def is_ready() -> bool:
+            nonlocal told
+            try:
+                async with httpx.AsyncClient(base_url=self.victim.server.url, timeout=30) as client:
+                    answer = await client.get("/ready")
+            except httpx.HTTPError as error:
+                told = repr(error)
+                return False
+            told = answer.text
+            return answer.status_code == 200
+
+        try:
+            await eventually(is_ready, "ready")
+        except AssertionError:
+            raise AssertionError(f"not ready long after: {since}; it says {told}") from None
 
     # ── the round ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,7 +195,7 @@ class Soak:
         spoiling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await spoiling
-        await eventually(self._is_ready, "ready at the end")
+        await self._until_ready("the end")
 
     def _readers(self, client: httpx.AsyncClient) -> list[Reader]:
         """A few of which every frame is held against the log: over each transport, the feed and what types hide."""
