@@ -12,7 +12,7 @@ TYPED := services shared tests $(wildcard examples)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check format lock bench soak mutants clean
+.PHONY: help run test check scripts format lock bench screenshots soak mutants clean
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -24,11 +24,21 @@ test: $(STAMP)-dev  ## Run the tests; ARGS="-k name" goes to pytest
 	@deploy/install-test-programs
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP)-dev  ## Check format, lint, types and layers
+check: $(STAMP)-dev scripts  ## Check format, lint, types and layers
 	@echo "Format" && $(BIN)/python -m ruff format --quiet --check . || { echo "Run: make format"; exit 1; }
 	@echo "Lint" && $(BIN)/python -m ruff check --quiet .
 	@echo "Types" && $(BIN)/python -m mypy --strict --no-error-summary $(TYPED)
 	@echo "Layers" && $(BIN)/lint-imports --no-logo
+
+# The pages' scripts are checked where there is npm. In CI nothing may be left out.
+scripts:
+	@if command -v npm >/dev/null; then \
+		$(MAKE) --silent $(TSC) && echo "Scripts" && $(TSC) --project .; \
+	elif [ "$$CI" = true ]; then \
+		echo "In CI no check may be left out: install node with npm, for the types of the pages' scripts." >&2; exit 1; \
+	else \
+		echo "Scripts: left out, for there is no npm here"; \
+	fi
 
 format: $(STAMP)-dev  ## Format the code and mend what the linter can
 	@$(BIN)/python -m ruff check --quiet --fix-only .
@@ -46,6 +56,10 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 bench: $(STAMP)-dev  ## Measure, and compare with the bars we set ourselves
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
+screenshots: $(STAMP)-dev  ## Take pictures of all pages into build/screenshots; ARGS="scene …" names some
+	@deploy/install-test-programs
+	@exec $(BIN)/python -m tests.screenshots $(ARGS)
+
 soak: $(STAMP)-dev  ## Keep everything busy and spoil it by chance; SECONDS=600 READERS=2000
 	@exec $(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) --readers $(or $(READERS),2000)
 
@@ -53,8 +67,14 @@ mutants: $(STAMP)-mutants  ## Break the protocol and the channel in every small 
 	@exec $(BIN)/python -m tests.mutants $(ARGS)
 
 clean:  ## Remove .venv and the tools' caches; the data in .tailrace stays
-	@rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) node_modules build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+TSC := node_modules/.bin/tsc
+$(TSC): package.json package-lock.json .npmrc
+	@echo "Installing what checks the pages' scripts"
+	@npm ci --ignore-scripts --silent
+	@touch $@
 
 $(STAMP)-venv:
 	@command -v $(firstword $(PYTHON)) >/dev/null || { \

@@ -111,9 +111,14 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise SettingsError(
                 "There is a key for tokens, but TAILRACE_AUTH is off; set it to jwt, or take the key away."
             )
-        for name in ("runs_url", "previews_url", "public_url", "token_url"):
+        for name in ("runs_url", "previews_url", "public_url"):
             if (url := getattr(self, name)) and not is_address(url):
                 raise SettingsError(f"{PREFIX}{name.upper()} is {url!r}; give an address that begins with http://.")
+        if self.token_url and not self.token_url.startswith("/") and not is_address(self.token_url):
+            raise SettingsError(
+                f"TAILRACE_TOKEN_URL is {self.token_url!r}; give a path such as /session/token, or an address that "
+                "begins with https://."
+            )
         if not self.openai_api_key.strip().isascii() or not self.openai_api_key.strip().isprintable():
             raise SettingsError("TAILRACE_OPENAI_API_KEY has characters that no HTTP header can carry; set it anew.")
         return self

@@ -34,6 +34,26 @@ async def end_in_time(server: Server, number: int = signal.SIGTERM) -> None:
     assert time.monotonic() - began < EXIT_SECONDS
 
 
+async def test_a_client_that_closes_as_soon_as_it_is_told_is_no_trouble(database_url: str) -> None:
+    """Its close and ours cross; browsers do so, and the process must come to its end all the same."""
+
+    async def leave_when_told(base: str, ready: asyncio.Event) -> None:
+        async with socket(f"{base}{RUNS}/ws") as shared:
+            await shared.send({"op": "follow", "ref": "a", "channel": "runs"})
+            await shared.until_type("live", "a")
+            ready.set()
+            await shared.until_type("stream_end", "a")
+
+    async with running(database_url) as server:
+        base = server.url.replace("http", "ws", 1)
+        arrived = [asyncio.Event() for _ in range(8)]
+        clients = [asyncio.create_task(leave_when_told(base, event)) for event in arrived]
+        for event in arrived:
+            await event.wait()
+        await end_in_time(server)
+        await asyncio.gather(*clients)
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 async def test_every_stream_is_told_to_come_back_and_loses_nothing(database_url: str, number: int) -> None:
     async with running(database_url, retry_milliseconds=1000) as server:
