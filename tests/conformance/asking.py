@@ -146,7 +146,7 @@ async def _finish(case: Case, each: Asking) -> None:
         await reading.until(each.is_done)
     elif comes.then_refused is not None:
         await reading.until(lambda: reading.refused is not None)
-    elif not polled:
+    elif not polled and not each.way.in_page:
         seen = reading.signs_of_life
         await reading.until(lambda: reading.signs_of_life > seen + 1)
 

@@ -68,6 +68,11 @@ class Reading:
         """The control frames of a type."""
         return [frame for frame in self.frames if frame.type == name]
 
+    async def change(self) -> None:
+        """Wait for whatever is next."""
+        self._changed.clear()
+        await self._changed.wait()
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until it is so, or the reading is over. Raise what the reading raised."""
         assert self.task is not None

@@ -15,17 +15,18 @@ from tests.support.contract import Served, sql
 
 
 @pytest.mark.nginx
+@pytest.mark.browser
 @pytest.mark.asyncio(loop_scope="package")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
 async def test_every_way_of_asking_brings_what_must_come(
-    case: Case, tailrace: Served, ways: list[Way], routes: list[Route]
+    case: Case, tailrace: Served, ways: list[Way], browsers: list[Way], routes: list[Route]
 ) -> None:
     async with (
         sql(tailrace.database_url) as database,
         httpx.AsyncClient(base_url=tailrace.url, timeout=30) as client,
     ):
         stage = Stage(client, database)
-        wrong = await try_case(case, stage, ways, [(route.name, route.url) for route in routes])
+        wrong = await try_case(case, stage, [*ways, *browsers], [(route.name, route.url) for route in routes])
     assert wrong == []
 
 

@@ -43,6 +43,10 @@ class Asked(Struct, frozen=True, kw_only=True):
     def url(self, suffix: str, scheme: str = "http") -> str:
         return str(httpx.URL(f"{self.base}{self.path}/{suffix}", params=self.query)).replace("http", scheme, 1)
 
+    def path_with(self, parameters: dict[str, Any], suffix: str) -> str:
+        """As a page writes it."""
+        return f"{self.path}/{suffix}" + (f"?{httpx.QueryParams(parameters)}" if parameters else "")
+
 
 Kind = Literal["stream", "poll", "client"]
 
@@ -52,6 +56,7 @@ class Way:
 
     name: str
     kind: Kind = "stream"
+    in_page = False  # where nobody sees a heartbeat, and nobody can be held back
 
     def can_ask(self, asked: Asked) -> bool:
         return True

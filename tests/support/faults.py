@@ -18,7 +18,7 @@ from msgspec import Struct
 from shared.channel.embedded import EmbeddedPostgres
 from tests.support.contract import sql
 from tests.support.cutting_proxy import CuttingProxy, endless, up_to
-from tests.support.readers import eventually
+from tests.support.readers import SECONDS, eventually
 from tests.support.server import Server
 
 
@@ -47,11 +47,11 @@ Fault = Callable[[Victim], Awaitable[None]]
 async def cut_mid_event(victim: Victim) -> None:
     """Every connection is cut, and those that come then after some bytes, wherever that is."""
     proxy = victim.proxy
-    goal = proxy.cuts + 60
+    goal = proxy.cuts + 30
     proxy.answers = up_to(victim.chance, 6_000)
     proxy.cut_all()
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SECONDS):
             await proxy.until(lambda: proxy.cuts >= goal)
     finally:
         proxy.answers = endless
