@@ -19,6 +19,10 @@ END = record(2, "status", "run/1", tenant="acme", ends="succeeded")
         (Filter(tenant=None), True),
         (Filter(tenant="acme"), True),
         (Filter(tenant="other"), False),
+        (Filter(tenant="aaaa"), False),  # names have no order
+        (Filter(tenant="acme", session="s0"), False),
+        (Filter(tenant="acme", worker="w0"), False),
+        (Filter(tenant="".join("acme"), session="".join("s1"), worker="".join("w1")), True),  # nor identity
         (Filter(tenant="acme", subjects=("run/1",)), True),
         (Filter(tenant="acme", subjects=("run/2", "run/1")), True),
         (Filter(tenant="acme", subjects=("run/2",)), False),
