@@ -18,7 +18,7 @@ import httpx
 from shared.protocol.sse import SseDecoder, SseMessage
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 30
+START_SECONDS = 120  # however busy the machine
 
 
 class Server:
