@@ -8,14 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 # A .venv that was copied from another directory still points there. The stamps carry a sum of
 # this directory's path, so such a copy is made anew.
 STAMP := $(VENV)/stamp-$(shell pwd | cksum | cut -d ' ' -f 1)
-TYPED := services shared tests $(wildcard examples)
+TYPED := services shared tests $(wildcard examples deploy/*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check scripts format lock bench screenshots soak mutants clean
+.PHONY: help run test test-compose check scripts format lock bench screenshots soak mutants clean
 
 help:  ## Say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-15s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-20s %s\n", $$1, $$2 }'
 
 run: $(STAMP)-run  ## Start all three services on one port, with their own PostgreSQL
 	@exec $(BIN)/python -m services.cli up
@@ -23,6 +23,9 @@ run: $(STAMP)-run  ## Start all three services on one port, with their own Postg
 test: $(STAMP)-dev  ## Run the tests; ARGS="-k name" goes to pytest
 	@deploy/install-test-programs
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-compose: $(STAMP)-dev  ## Test the stack of compose.yaml in containers, where an engine can be had
+	@exec deploy/with-engine $(BIN)/python -m pytest -m compose $(ARGS)
 
 check: $(STAMP)-dev scripts  ## Check format, lint, types and layers
 	@echo "Format" && $(BIN)/python -m ruff format --quiet --check . || { echo "Run: make format"; exit 1; }

@@ -72,7 +72,7 @@ async def serve(
     announce: Announce,
     make_pages: Callable[[Settings], Asgi] | None = None,
 ) -> None:
-    """Serve until told to stop. `announce` gets the base URL as soon as everything answers.
+    """Serve until told to stop. `announce` gets the public URL as soon as everything answers.
 
     Raise SettingsError when the address cannot be had, EmbeddedPostgresError or LogUnavailable without a database.
     """
@@ -91,7 +91,7 @@ async def serve(
         streams = Streams(settings)
         services = [AccessService(settings, gate, database), *(make(settings, database, streams) for make in makers)]
         front = Front(services, streams, gate, None if make_pages is None else make_pages(settings))
-        server = Server(front, settings, on_started=lambda: announce(address(listener)))
+        server = Server(front, settings, on_started=lambda: announce(settings.public_url))
         await server.serve(sockets=[listener])
 
 

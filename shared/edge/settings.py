@@ -64,6 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     public_url: str = ""
     preview_domain: str = "localhost"
     preview_isolation: Literal["", "bubblewrap", "uid", "process"] = ""
+    preview_network: bool = True
     preview_ttl_seconds: Annotated[float, Meta(gt=0, le=7 * 86_400)] = 3_600.0
     preview_check_seconds: Annotated[float, Meta(ge=0.05, le=3_600)] = 30.0
     previews_per_tenant: Annotated[int, Meta(ge=0, le=10_000)] = 10

@@ -29,6 +29,8 @@ const PATHS = Object.freeze({
   play: "M5 3.5l7.5 4.5L5 12.5z",
   again: "M12.8 6.5A5 5 0 1 0 13 9.2M13 3v3.5H9.5",
   download: "M8 2.5v7.5M4.8 7L8 10.2 11.2 7M3 13.2h10",
+  filter: "M2.5 3.5h11L9.5 8.3v4.2l-3 1.2V8.3z",
+  file: "M4 2.5h5l3 3v8H4zM9 2.5v3h3",
   wrap: "M2.5 4h11M2.5 8h8.2a2 2 0 0 1 0 4H8M9.5 10.5L8 12l1.5 1.5M2.5 12h2.5",
   expand: "M9.5 3H13v3.5M13 3L9 7M6.5 13H3V9.5M3 13l4-4",
   task: "M3 3.5h10v9H3zM5.5 8l1.7 1.7 3.3-3.6",

@@ -18,6 +18,7 @@ const AGAIN_MILLISECONDS = 2_000;
 
 /** @returns {Promise<{config: Config, connection: ConnectionChip}>} */
 export async function startPage() {
+  hasBegun();
   const connection = new ConnectionChip();
   const end = byId("top-end");
   end.append(connection.element, connection.popover, themeButton());
@@ -40,7 +41,16 @@ async function configOf() {
   }
 }
 
-/** Goes through what the system says, light, and dark. `theme.js` reads the choice before anything is painted. */
+/** All modules are here: `early.js` may forget how often it tried. */
+function hasBegun() {
+  try {
+    sessionStorage.removeItem("tailrace.tries");
+  } catch {
+    // then it has kept nothing either
+  }
+}
+
+/** Goes through what the system says, light, and dark. `early.js` reads the choice before anything is painted. */
 function themeButton() {
   const button = el("button", { type: "button", class: "plain", id: "theme" });
   const show = () => {

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from playwright.async_api import Page
+from playwright.async_api import Error, Page
 
 from tests.support.contract import Frame
 
@@ -98,6 +98,8 @@ class Followers:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._all: dict[str, Follower] = {}
+        self._failed: list[str] = []
+        page.on("requestfailed", lambda request: self._failed.append(f"{request.url}: {request.failure}"))
 
     async def open(self, url: str) -> "Followers":
         await self._page.expose_function("tell", lambda key, kind, what: self._all[key].take(kind, what))
@@ -113,5 +115,8 @@ class Followers:
     async def _begin(self, script: str, *arguments: Any) -> Follower:
         key = f"f{len(self._all)}"
         self._all[key] = follower = Follower(self._page, key)
-        await self._page.evaluate(script, [key, *arguments])
+        try:
+            await self._page.evaluate(script, [key, *arguments])
+        except Error as error:
+            raise AssertionError(f"{error.message}; what failed: {self._failed}") from error
         return follower

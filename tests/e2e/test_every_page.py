@@ -16,7 +16,7 @@ from tests.support.tokens import JWT
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["/", "/tasks", "/tasks/{task}", "/tasks/{ended}"]
+PAGES = ["/", "/tasks", "/tasks/{task}", "/tasks/{ended}", "/previews", "/previews/{generation}"]
 LONG = "a-title-of-one-very-long-word-" * 12
 GENERATION = "of-every-page"
 
@@ -139,6 +139,24 @@ async def test_nothing_moves_for_those_who_want_none_of_it(database_url: str, pa
         await page.goto(f"{url}/tasks")
         await is_settled(page)
         assert await page.evaluate("document.getAnimations().length") == 0
+
+
+async def test_a_page_of_which_a_part_did_not_arrive_is_loaded_again(database_url: str, page: Page) -> None:
+    async with running(database_url) as server:
+        await page.route("**/chip.js", lambda route: route.abort("connectionreset"), times=2)
+        await page.goto(f"{server.url}/tasks")
+        await is_settled(page)
+        assert await page.evaluate("sessionStorage.length") == 0
+
+
+async def test_a_page_that_cannot_be_loaded_says_so(database_url: str, page: Page) -> None:
+    async with running(database_url) as server:
+        await page.route("**/chip.js", lambda route: route.abort())
+        await page.add_init_script("sessionStorage.setItem('tailrace.tries', '5')")  # it has tried before
+        await page.goto(f"{server.url}/tasks")
+        await expect(page.get_by_role("alert")).to_have_text(
+            "A part of this page could not be loaded. Load the page anew."
+        )
 
 
 async def test_a_string_cannot_become_html_on_a_page(database_url: str, page: Page) -> None:

@@ -161,6 +161,6 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert project()["version"] == shared.__version__
 
 
-@pytest.mark.parametrize("script", [".ci/run", "deploy/install-test-programs"])
+@pytest.mark.parametrize("script", [".ci/run", "deploy/install-test-programs", "deploy/with-engine"])
 def test_a_script_can_be_executed(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
