@@ -153,6 +153,17 @@ def test_a_glob_matches_as_the_naive_rule_says(globs: list[str], name: str) -> N
     assert found is any(matches(glob, name) for glob in globs)
 
 
+@pytest.mark.parametrize(
+    ("name", "matched"), [("ab_.", True), ("axbx_x.", True), ("ab.", False), ("a_b.", False), ("ab_", False)]
+)
+def test_what_stands_between_the_stars_of_a_glob_must_come_in_its_order(name: str, matched: bool) -> None:
+    assert (type_pattern(("a*b*_*.",)).fullmatch(name) is not None) is matched
+
+
+def test_the_first_event_of_a_log_may_be_an_end() -> None:
+    assert Filter(tenant="t", subjects=("run/1",)).is_end(record(1, "status", ends="completed"))
+
+
 @given(st.lists(GLOBS, min_size=1, max_size=3), NAMES)
 def test_the_databases_expression_matches_what_the_pattern_does(globs: list[str], name: str) -> None:
     found = re.search(type_expression(globs), name) is not None
