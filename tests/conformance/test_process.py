@@ -87,7 +87,7 @@ def streaming(at_work: Sequence[Asking]) -> list[Asking]:
 async def test_a_stream_that_lasts_too_long_is_told_to_come_back(
     database_url: str, nginx_path: Path, ways: list[Way]
 ) -> None:
-    async with staged(database_url, nginx_path, stream_max_seconds=0.5) as (_, stage, routes, _):
+    async with staged(database_url, nginx_path, stream_max_seconds=5) as (_, stage, routes, _):
         await stage.play(("run a",))
         streams = [way for way in ways if way.kind == "stream"]
         async with asking(Ask(of="run a"), stage, streams, routes) as at_work:
