@@ -16,7 +16,16 @@ from tests.support.tokens import JWT
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["/", "/tasks", "/tasks/{task}", "/tasks/{ended}", "/previews", "/previews/{generation}"]
+PAGES = [
+    "/",
+    "/tasks",
+    "/tasks/{task}",
+    "/tasks/{ended}",
+    "/runs",
+    "/runs/{run}",
+    "/previews",
+    "/previews/{generation}",
+]
 LONG = "a-title-of-one-very-long-word-" * 12
 GENERATION = "of-every-page"
 

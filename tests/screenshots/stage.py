@@ -71,7 +71,7 @@ async def settled(page: Page) -> None:
 async def set_up(chromium: Path, directory: Path) -> AsyncIterator[Stage]:
     """A service that begins empty and is gone afterwards, with all that it had."""
     async with (
-        running("") as server,  # with a PostgreSQL of its own
+        running("", lease_seconds=600) as server,  # with a PostgreSQL of its own; its workers are seen once
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
         async_playwright() as playwright,
     ):

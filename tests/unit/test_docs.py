@@ -100,6 +100,7 @@ BODIES: dict[str, type[Struct]] = {
         requests.CreateBatch,
         requests.InputRun,
         requests.RunList,
+        requests.RunnerList,
         requests.RunState,
         requests.RunPage,
         requests.LeaseRequest,
