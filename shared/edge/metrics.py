@@ -1,5 +1,7 @@
 """What `/metrics` shows, in Prometheus' terms. No tenant is ever a label."""
 
+import asyncio
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 REGISTRY = CollectorRegistry()
@@ -35,6 +37,8 @@ REFUSED = Counter(
     ["why"],
     registry=REGISTRY,
 )
+LOOP_TASKS = Gauge("tailrace_loop_tasks", "Tasks of the event loop, those of idle streams included", registry=REGISTRY)
+LOOP_TASKS.set_function(lambda: len(asyncio.all_tasks()))
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
