@@ -206,7 +206,7 @@ class Simulation:
             assert channel.failures() == []
             await until(lambda: channel.state.head == self.store.state.head)
             assert len(channel.tails) == 0
-            assert not channel.fanout._parked
+            assert channel.fanout.is_empty
 
     # ── writers ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -682,7 +682,7 @@ async def test_a_new_epoch_reaches_readers_wherever_they_are(place: Place) -> No
             assert parked.stale
             again = await parked.restart()
             assert (again.reset, again.state.epoch) == (ResetReason.EPOCH_CHANGED, state.epoch)
-            assert not channel.fanout._parked, "it waits at a tail that is gone"
+            assert channel.fanout.is_empty, "it waits at a tail that is gone"
             await channel.publish([draft()])
             got: list[int] = []
             while len(got) < 2:
