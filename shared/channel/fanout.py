@@ -149,24 +149,19 @@ class FanOut:
         self._served += readers
 
     def _serve_lane(self, place: "_Place", lane: Lane, batches: dict[int, Batch | None]) -> None:
-        """Whoever cannot simply be written to is singled out, and has its turn after the lanes."""
-        try:
-            while lane.members and not lane.is_at_rest:
-                for reader in [reader for reader, outlet in lane.members.items() if not outlet.is_writable]:
-                    place.single_out(reader)
-                first = next(iter(lane.members), None)
-                if first is None:
-                    return
+        """All its readers in one step; one by one, after the lanes, what cannot simply be written."""
+        while lane.members and not lane.is_at_rest:
+            first = next(iter(lane.members))
+            try:
                 batch = _batch(first, batches) if lane.position >= lane.tail.floor else None
                 if batch is None or batch.ends is not None:
                     for reader in tuple(lane.members):
                         place.single_out(reader)
-                    return
-                for reader, error in lane.deliver(batch, asyncio.get_running_loop().time()).items():
+                else:
+                    lane.deliver(batch, asyncio.get_running_loop().time())
+            except Exception as error:  # noqa: BLE001  logged there; of what all of them share
+                for reader in tuple(lane.members):
                     _fail(reader, error)
-        except Exception as error:  # noqa: BLE001  logged there; of what all of them share
-            for reader in tuple(lane.members):
-                _fail(reader, error)
 
     @staticmethod
     def _give(tail: Tail, reader: "Reader", batches: dict[int, Batch | None]) -> None:

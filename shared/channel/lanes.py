@@ -4,6 +4,7 @@ A reader in a lane costs one `write` a delivery, and nothing else of it is touch
 affair, and becomes its own again when it leaves.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from shared.channel.batch import Batch
@@ -12,30 +13,22 @@ from shared.protocol.tail import Tail
 if TYPE_CHECKING:  # readers are in lanes, and know which
     from shared.channel.reader import Reader
 
-READERS_PER_LANE = 128  # a lane is served in one step, about a quarter of a millisecond: so all in it have one position
+READERS_PER_LANE = 128  # it is served in one step, a quarter of a millisecond or so: hence the one position of all
 
 
-class Outlet(Protocol):
-    """Where a reader's bytes go. Neither of the two may make another reader leave its lane."""
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether there is room without waiting."""
-        ...
-
-    def write(self, wire: bytes, /) -> object:
-        """Never waits."""
-        ...
+Write = Callable[[bytes], object]  # never waits
 
 
 class Sharing(Protocol):
-    """The owner of a reader in a lane. Equal `format`s make equal bytes."""
+    """The owner of a reader in a lane, which it makes leave (`rouse`) before its socket must not be written to: not one
+    more object than the transport is looked at for a delivery. Equal `format`s make equal bytes.
+    """
 
     @property
     def format(self) -> object: ...
 
     @property
-    def outlet(self) -> Outlet: ...
+    def write(self) -> Write: ...
 
     def render(self, batch: Batch) -> bytes:
         """The bytes that carry the batch, for every owner with an equal format."""
@@ -62,7 +55,7 @@ class Lane:
         self.format = format
         self.position = position
         self.read_bytes = tail.total_bytes
-        self.members: dict[Reader, Outlet] = {}
+        self.members: dict[Reader, Write] = {}
         self.events = 0
         self.last_seq = 0
         self.last_write = 0.0
@@ -80,7 +73,7 @@ class Lane:
     def join(self, reader: "Reader", owner: Sharing) -> None:
         """Take in a reader that has all of the tail, while the lane is at rest."""
         self.position = max(self.position, reader.position)
-        self.members[reader] = owner.outlet
+        self.members[reader] = owner.write
         reader.lane, reader.sharing = self, owner
         owner.joined(self)
 
@@ -100,23 +93,25 @@ class Lane:
             other.leave(reader)
             self.join(reader, owner)
 
-    def deliver(self, batch: Batch, now: float) -> "dict[Reader, Exception]":
-        """Write the batch to all who have room, which must be all; return those whose writes failed, and why."""
+    def deliver(self, batch: Batch, now: float) -> None:
+        """Write the batch to all. A write may make its own reader leave: it has got the batch."""
         self.position = batch.upto
         self.read_bytes += batch.size
-        failed: dict[Reader, Exception] = {}
         if batch.count:
             self.events += batch.count
             self.last_seq, self.last_write = batch.last_seq, now
             wire = self._wire(batch)
-            for reader, outlet in self.members.items():
+            for write in tuple(self.members.values()):
                 try:
-                    outlet.write(wire)
+                    write(wire)
                 except Exception as error:  # noqa: BLE001  whatever it is, it is this reader's alone
-                    failed[reader] = error
-        return failed
+                    self._fail(write, error)
 
     def _wire(self, batch: Batch) -> bytes:
         owner = next(iter(self.members)).sharing
         assert owner is not None
         return batch.render(self.format, owner.render)
+
+    def _fail(self, write: Write, error: Exception) -> None:
+        for reader in [reader for reader, its in self.members.items() if its is write]:
+            reader.fail(error)

@@ -157,16 +157,18 @@ class Delivery:
             connection.write(batch.render(self.format, self.render))
         return True
 
-    # a neighbour of others in a lane, which writes to its connection and counts for it meanwhile
+    # ── in a lane, which writes to the connection and counts for it meanwhile ──────────────────────────────────
 
     @property
-    def outlet(self) -> StreamConnection:
-        return self._connection
+    def write(self) -> Callable[[bytes], object]:
+        return self._connection.write
 
     def joined(self, lane: Lane) -> None:
         self._events_sent -= lane.events
+        self._connection.on_full = self._reader.rouse if self._reader is not None else None
 
     def left(self, lane: Lane) -> None:
+        self._connection.on_full = None
         self._events_sent += lane.events
         self._sent_seq = max(self._sent_seq, lane.last_seq)
         self._last_write = max(self._last_write, lane.last_write)
@@ -315,11 +317,14 @@ class Delivery:
                 await self._start_over()
                 continue
             batch = batch or self._overdue()
-            if batch is None:
+            if batch is None and not self._connection.is_writable:
+                await self._wait_for_room()
+            elif batch is None:
                 self._stalled = False
                 reader.park(self, self._sharing())  # in the same step as the take: nothing can come between them
                 return True
-            await self._deliver(batch)
+            else:
+                await self._deliver(batch)
             await asyncio.sleep(0)  # a fast socket and a long history would keep everybody else waiting
         return False
 
@@ -348,8 +353,8 @@ class Delivery:
             self.end = self.end or EndReason.TERMINAL
 
     def _sharing(self) -> Sharing | None:
-        """This, when it may be written to as its neighbours are."""
-        return self
+        """This, when it is written to as its neighbours are."""
+        return self if self._sink.shares else None
 
     def _overdue(self) -> Batch | None:
         """What was held back and may go out now."""
