@@ -14,6 +14,8 @@ from services.commands.outcome import INTERRUPTED, OTHER, USAGE
 from services.commands.submit import Submission, submit
 from services.commands.tail import STREAMS, tail
 from services.commands.terminal import Terminal
+from services.commands.token import add_token
+from services.commands.token import run as run_token
 from services.pages import pages
 from services.previews.app import PreviewsService
 from services.runs.app import RunsService
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "epoch":
         return renew_epoch(list(SERVICES), print)
+    if options.command == "token":
+        return run_token(options, os.environ)
     if options.command in WORKS:
         return _as_client(options)
     names = list(SERVICES) if options.service == "all" else [options.service]
@@ -155,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_submit(commands)
     epoch = commands.add_parser("epoch", help="after a restore into the same cluster: make every reader start over")
     epoch.add_argument("action", choices=["new"])
+    add_token(commands)
     return parser
 
 

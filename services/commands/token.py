@@ -24,7 +24,7 @@ from shared.edge.auth.scopes import SCOPES, unknown
 from shared.edge.auth.signing import SigningKey, sign, signing_pem, signing_secret
 from shared.edge.auth.tokens import TokenRefused, unverified
 from shared.edge.fields import Reference
-from shared.edge.settings import Settings, SettingsError
+from shared.edge.settings import Settings, SettingsError, with_files
 
 DEFAULT_HOURS = 12.0
 LONGEST_HOURS = 24.0 * 366
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Do what `tailrace token …` says; return the exit code. What is wrong is told in one sentence."""
     try:
         if options.action == "make":
-            print(make(options, environment, time.time()))
+            print(make(options, with_files(environment), time.time()))
         else:
             token = sys.stdin.read() if options.token == "-" else options.token
             until = asyncio.run(revoke(token.strip(), Settings.from_environment(environment)))

@@ -30,7 +30,7 @@ from shared.edge.app import build_app
 from shared.edge.checks import log_checks
 from shared.edge.settings import LOOPBACK, Settings
 from shared.edge.streams import Streams
-from shared.edge.tickets import Tickets
+from shared.edge.visibility import Visibility
 
 
 class PreviewsService:
@@ -38,6 +38,7 @@ class PreviewsService:
 
     name = "previews"
     prefixes = ("/api/v1/previews", "/api/v1/generations")
+    passage_pattern = PASSAGE
 
     def __init__(self, settings: Settings, database: Database, streams: Streams) -> None:
         limits = ChannelLimits(tail_bytes=settings.tail_bytes, lag_budget_bytes=settings.lag_budget_bytes)
@@ -68,8 +69,9 @@ class PreviewsService:
         self._programs = Programs(
             channel, store, logs=logs, around=around, limits=_capture_limits(settings), host=host_of(directory)
         )
-        subscriptions = Subscriptions(channel, store, lifecycle)
-        self._doors = Doors(self._programs, store, subscriptions, Tickets(database), settings.preview_domain)
+        self._visibility = Visibility(self.name, "previews", database)
+        subscriptions = Subscriptions(channel, store, lifecycle, self._visibility)
+        self._doors = Doors(self._programs, store, subscriptions, settings.preview_domain)
         self._retention = Retention(
             self._log, max_age_seconds=settings.retention_hours * 3600, max_events=settings.retention_events
         )
@@ -104,16 +106,18 @@ class PreviewsService:
         await self._launching.start()
         await self.channel.start()
         await self._programs.start()
+        self._visibility.start()
         self._retention.start()
 
     async def stop(self) -> None:
         await self._programs.close()
         await self._launching.close()
+        await self._visibility.close()
         await self._retention.close()
         await self.channel.close()
 
     async def checks(self) -> Mapping[str, str]:
-        checks = await log_checks(self.channel, self._log, self._retention.failing())
+        checks = await log_checks(self.channel, self._log, [*self._visibility.failing(), *self._retention.failing()])
         return {**checks, "isolation": self._launching.state}
 
 

@@ -12,11 +12,13 @@ from services.previews.filemap import FileLimits, FilesRefused, check_files
 from services.previews.lifecycle import NO_PREVIEW, Lifecycle, patched
 from services.previews.logs import Logs
 from services.previews.model import NewPreview, Preview, PreviewView, view
+from services.previews.owners import check_owner
 from services.previews.programs import Programs
 from services.previews.store import PreviewStore
 from services.previews.subscriptions import Subscriptions
 from shared.channel.channel import Channel
 from shared.edge.idempotency import IdempotencyKey
+from shared.edge.principal import Principal
 from shared.edge.problems import BadInput, Conflict, Missing
 from shared.edge.streams import Streams
 
@@ -42,12 +44,14 @@ class Backend:
     def shown(self, preview: Preview) -> PreviewView:
         return view(preview, self.channel.state.epoch, self.lifecycle.address(preview))
 
-    async def launch(self, new: NewPreview, key: IdempotencyKey | None, *, replace: bool) -> PreviewView:
+    async def launch(
+        self, new: NewPreview, key: IdempotencyKey | None, principal: Principal, *, replace: bool
+    ) -> PreviewView:
         """Store a preview and start its program, in the place of an active one if `replace`. With a key that was used
-        before: the first answer. Raise Conflict, Busy, Unprocessable.
+        before: the first answer. Raise Conflict, Busy, Unprocessable, and Forbidden when the active one is another's.
         """
         if replace and (key is None or not await self.lifecycle.is_answered(key)):
-            await self._replace(new.tenant, new.generation_id)
+            await self._replace(principal, new.generation_id)
         with self._launching(new.tenant, new.generation_id):
             answer, preview = await self.lifecycle.create(new, quota=self.quota, key=key)
             shown = msgspec.json.decode(answer, type=PreviewView)
@@ -65,11 +69,12 @@ class Backend:
             return None
         return preview if alone and self.programs.get(preview.id) is None else None
 
-    async def _replace(self, tenant: str, generation_id: str) -> None:
+    async def _replace(self, principal: Principal, generation_id: str) -> None:
         """End the generation's active preview, if it has one."""
-        preview = await self.store.of_generation(self.store.pool, tenant, generation_id)
+        preview = await self.store.of_generation(self.store.pool, principal.tenant, generation_id)
         if preview is None or preview.is_over:
             return
+        check_owner(principal, preview.owner)
         program = self.programs.get(preview.id)
         if program is None:
             await self._give_up(preview)

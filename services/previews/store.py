@@ -10,7 +10,7 @@ from services.previews.events import TERMINAL, Exit
 from services.previews.model import Preview, Recipe
 from shared.channel.log import Rows
 from shared.edge import idempotency
-from shared.edge.listing import Listing
+from shared.edge.listing import Listing, of_tenant
 from shared.protocol.position import LogState
 
 STEPS = (
@@ -64,7 +64,9 @@ _ACTIVE = f"NOT status = ANY(ARRAY[{', '.join(repr(status) for status in sorted(
 
 
 class PreviewStore:
-    """Every statement takes the tenant, except those of the service's own housekeeping. `pool` is for plain reads."""
+    """Every statement takes the tenant, except those of the service's own housekeeping; None: all tenants, for services
+    that may read what everybody has. `pool` is for plain reads.
+    """
 
     def __init__(self, schema: str, pool: Rows) -> None:
         self._s = schema
@@ -113,7 +115,7 @@ class PreviewStore:
             await rows.fetch(f"DELETE FROM {self._s}.{table} WHERE subject = $1", preview.subject)
         await rows.fetch(f"DELETE FROM {self._s}.previews WHERE id = $1", preview.id)
 
-    async def page(self, rows: Rows, tenant: str, asked: Listing) -> tuple[list[Preview], str, int]:
+    async def page(self, rows: Rows, tenant: str | None, asked: Listing) -> tuple[list[Preview], str, int]:
         """Previews newest first, one more than asked for if there is one; and the log's epoch and head of that
         snapshot.
         """
@@ -122,7 +124,7 @@ class PreviewStore:
         return previews, found[0]["log_epoch"], found[0]["log_head"]
 
     async def changed(
-        self, rows: Rows, tenant: str, after: int, upto: int, limit: int
+        self, rows: Rows, tenant: str | None, after: int, upto: int, limit: int
     ) -> tuple[list[Preview], LogState]:
         """Previews whose newest status lies above `after` and not above `upto`, in the log's order, with the log's
         state of the same snapshot.
@@ -130,7 +132,8 @@ class PreviewStore:
         found = await rows.fetch(
             f"""SELECT l.epoch AS log_epoch, l.head AS log_head, k.oldest AS log_oldest, p.*
                 FROM {self._s}.log l CROSS JOIN {self._s}.retained k LEFT JOIN LATERAL (
-                    SELECT * FROM {self._s}.previews WHERE tenant = $1 AND last_seq > $2 AND last_seq <= $3
+                    SELECT * FROM {self._s}.previews WHERE {of_tenant(tenant, "$1")}
+                        AND last_seq > $2 AND last_seq <= $3
                     ORDER BY last_seq LIMIT $4) p ON true
                 ORDER BY p.last_seq""",
             tenant,

@@ -21,6 +21,7 @@ from shared.edge.checks import log_checks
 from shared.edge.idempotency import Answers
 from shared.edge.settings import Settings
 from shared.edge.streams import Streams
+from shared.edge.visibility import Visibility
 
 
 class RunsService:
@@ -28,7 +29,7 @@ class RunsService:
 
     name = "runs"
     prefixes = ("/api/v1/runs", "/api/v1/sessions")
-    host_pattern = None
+    host_pattern = passage_pattern = None
 
     def __init__(self, settings: Settings, database: Database, streams: Streams) -> None:
         limits = ChannelLimits(tail_bytes=settings.tail_bytes, lag_budget_bytes=settings.lag_budget_bytes)
@@ -41,13 +42,14 @@ class RunsService:
         self._retention = Retention(
             self._log, max_age_seconds=settings.retention_hours * 3600, max_events=settings.retention_events
         )
+        self._visibility = Visibility(self.name, "runs", database)
         self.asgi = build_app(self.name, HANDLERS, settings, SCHEMA)
         self.asgi.state.backend = Backend(
             channel=channel,
             store=store,
             lifecycle=lifecycle,
             executor=self._executor,
-            subscriptions=Subscriptions(channel, store),
+            subscriptions=Subscriptions(channel, store, self._visibility),
             streams=streams,
             bell=bell,
             sessions=Sessions(channel, store),
@@ -59,14 +61,16 @@ class RunsService:
     async def start(self) -> None:
         await self.channel.start()
         self._housekeeping.start()
+        self._visibility.start()
         self._retention.start()
 
     async def stop(self) -> None:
         await self._housekeeping.close()
         await self._executor.close()
+        await self._visibility.close()
         await self._retention.close()
         await self.channel.close()
 
     async def checks(self) -> Mapping[str, str]:
-        failing = [*self._housekeeping.failing(), *self._retention.failing()]
+        failing = [*self._housekeeping.failing(), *self._visibility.failing(), *self._retention.failing()]
         return await log_checks(self.channel, self._log, failing)

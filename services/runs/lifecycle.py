@@ -204,7 +204,7 @@ class Lifecycle:
 
     # ── from outside ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def cancel(self, tenant: str, run_id: str) -> tuple[Run, str]:
+    async def cancel(self, tenant: str | None, run_id: str) -> tuple[Run, str]:
         """Ask a run to stop; a queued one is cancelled at once. Asking again is harmless; after the end: Conflict."""
 
         async def change(tx: Transaction) -> Outcome[Run]:
@@ -288,9 +288,9 @@ class Lifecycle:
 
     # ── together ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _find(self, tx: Transaction, tenant: str, run_id: str) -> tuple[Run, datetime]:
+    async def _find(self, tx: Transaction, tenant: str | None, run_id: str) -> tuple[Run, datetime]:
         locked = await self._store.lock(tx, run_id)
-        if locked is None or locked[0].tenant != tenant:
+        if locked is None or tenant not in (None, locked[0].tenant):
             raise Missing(NO_RUN)
         return locked
 

@@ -10,7 +10,7 @@ from services.runs.model import Run
 from services.runs.summary import Summary
 from shared.channel.log import Rows
 from shared.edge import idempotency
-from shared.edge.listing import Listing
+from shared.edge.listing import Listing, of_tenant
 
 STEPS = (
     """
@@ -60,15 +60,18 @@ FILTERS = ("status", "runner", "mode", "session_id", "task_id")
 
 
 class RunStore:
-    """Every statement takes the tenant, except those of the service's own housekeeping. `pool` is for plain reads."""
+    """Every statement takes the tenant, except those of the service's own housekeeping; None: all tenants, for services
+    that may read what everybody has. `pool` is for plain reads.
+    """
 
     def __init__(self, schema: str, pool: Rows) -> None:
         self._s = schema
         self.pool = pool
 
-    async def get(self, rows: Rows, tenant: str, run_id: str) -> Run | None:
+    async def get(self, rows: Rows, tenant: str | None, run_id: str) -> Run | None:
         """The run as it is, None when the tenant has none of that id."""
-        return _run(await rows.fetchrow(f"SELECT * FROM {self._s}.runs WHERE id = $1 AND tenant = $2", run_id, tenant))
+        sql = f"SELECT * FROM {self._s}.runs WHERE id = $1 AND {of_tenant(tenant, '$2')}"
+        return _run(await rows.fetchrow(sql, run_id, tenant))
 
     async def lock(self, rows: Rows, run_id: str) -> tuple[Run, datetime] | None:
         """The run, locked until the transaction ends, and the database's time."""
@@ -100,16 +103,18 @@ class RunStore:
         now: datetime = (await rows.fetchrow("SELECT clock_timestamp() AS now"))["now"]
         return now
 
-    async def page(self, rows: Rows, tenant: str, asked: Listing) -> tuple[list[Run], str, int]:
+    async def page(self, rows: Rows, tenant: str | None, asked: Listing) -> tuple[list[Run], str, int]:
         """Runs newest first, one more than asked for if there is one; and the log's epoch and head of that snapshot."""
         found = await rows.fetch(*asked.query(self._s, "runs", tenant))
         runs = [run for row in found if (run := _run(row)) is not None]
         return runs, found[0]["log_epoch"], found[0]["log_head"]
 
-    async def exist(self, rows: Rows, tenant: str, run_ids: Sequence[str]) -> set[str]:
+    async def exist(self, rows: Rows, tenant: str | None, run_ids: Sequence[str]) -> set[str]:
         """Which of these ids the tenant has."""
         found = await rows.fetch(
-            f"SELECT id FROM {self._s}.runs WHERE tenant = $1 AND id = ANY($2::text[])", tenant, list(run_ids)
+            f"SELECT id FROM {self._s}.runs WHERE {of_tenant(tenant, '$1')} AND id = ANY($2::text[])",
+            tenant,
+            list(run_ids),
         )
         return {row["id"] for row in found}
 

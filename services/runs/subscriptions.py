@@ -1,6 +1,7 @@
 """What the streams of the runs service carry: requests turned into subscriptions."""
 
 from collections.abc import Sequence
+from functools import partial
 from urllib.parse import quote
 
 from msgspec import structs
@@ -12,9 +13,11 @@ from services.runs.model import Run
 from services.runs.store import RunStore
 from shared.channel.channel import Channel
 from shared.edge.admission import Ask, Connection, Follow, Subscription, list_parameter
+from shared.edge.gate import entry_of
 from shared.edge.ids import is_id, is_name
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Missing
+from shared.edge.visibility import INTERVAL_SECONDS, Seen, Visibility
 from shared.protocol.filter import Filter, type_pattern
 from shared.protocol.position import Anchor
 
@@ -30,16 +33,17 @@ def check_session(name: str) -> None:
 class Subscriptions:
     """Looks the subject up, in the caller's tenant only, and says what is to be sent."""
 
-    def __init__(self, channel: Channel, store: RunStore) -> None:
+    def __init__(self, channel: Channel, store: RunStore, visibility: Visibility) -> None:
         self._channel = channel
         self._store = store
+        self._visibility = visibility
 
     @staticmethod
     def of_run(run: Run) -> Filter:
         """Everything about one run."""
         return Filter(tenant=run.tenant, subjects=(run.subject,))
 
-    async def require(self, tenant: str, run_id: str) -> Run:
+    async def require(self, tenant: str | None, run_id: str) -> Run:
         """The run. Raise Missing in the same words whether it is another tenant's, unknown or impossible."""
         run = await self._store.get(self._store.pool, tenant, run_id) if is_id("run", run_id) else None
         if run is None:
@@ -52,13 +56,14 @@ class Subscriptions:
         """One run: from its start unless told, until it ends."""
         ask = Ask.of(connection, SCHEMA, Anchor.START, follow=follow, on_reset="error" if polling else "reset")
         arrived = self._channel.state
-        run = await self.require(principal_of(connection).tenant, run_id)
+        run = await self.require(principal_of(connection).reach, run_id)
         return ask.subscribe(
             self._channel,
             Filter(tenant=run.tenant, subjects=(run.subject,), types=ask.types),
             arrived,
             f"/api/v1/runs/{run.id}/events",
             ended=run.status if run.status in TERMINAL else None,
+            watch=partial(self._visibility.watch, Seen(run.tenant, run.id), INTERVAL_SECONDS),
         )
 
     async def feed(
@@ -67,7 +72,7 @@ class Subscriptions:
         """Several runs, or all of the tenant: from now unless told."""
         ask = Ask.of(connection, SCHEMA, Anchor.NOW, follow=follow, on_reset="error" if polling else "reset")
         arrived = self._channel.state
-        tenant = principal_of(connection).tenant
+        tenant = principal_of(connection).reach
         run_ids = [] if follow is not None else sorted(set(list_parameter(connection, "run")))
         if run_ids:
             await self._check(tenant, run_ids)
@@ -111,8 +116,10 @@ class Subscriptions:
         return ask.subscribe(self._channel, shown, self._channel.state, f"{url}/events", history=history)
 
     async def channel(self, connection: Connection, follow: Follow) -> Subscription:
-        """The subscription that a `follow` message names. Raise BadInput, Missing."""
-        match follow.channel.split("/"):
+        """The subscription that a `follow` message names. Raise BadInput, Missing, OutOfScope."""
+        parts = follow.channel.split("/")
+        entry_of(connection.scope).demand(("sessions:read",) if parts[0] == "session" else ("runs:read",))
+        match parts:
             case ["runs"]:
                 return await self.feed(connection, follow=follow)
             case ["run", run_id] if run_id:
@@ -124,7 +131,7 @@ class Subscriptions:
         ours = "runs, run/<id>, session/<id> or session/<id>/worker/<worker>"
         raise BadInput(f"there is no channel {follow.channel[:80]!r}; give {ours}")
 
-    async def _check(self, tenant: str, run_ids: Sequence[str]) -> None:
+    async def _check(self, tenant: str | None, run_ids: Sequence[str]) -> None:
         if len(run_ids) > MAX_RUNS:
             raise BadInput(f"{len(run_ids)} runs at once; at most {MAX_RUNS} go on one stream")
         found = await self._store.exist(self._store.pool, tenant, [r for r in run_ids if is_id("run", r)])

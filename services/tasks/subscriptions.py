@@ -6,7 +6,6 @@ from services.tasks.events import SCHEMA
 from services.tasks.lifecycle import NO_TASK, draft_of
 from services.tasks.model import Task
 from services.tasks.store import TaskStore
-from services.tasks.visibility import Visibility
 from shared.channel.channel import Channel
 from shared.edge.admission import (
     Ask,
@@ -22,6 +21,7 @@ from shared.edge.admission import (
 from shared.edge.ids import is_id
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Missing
+from shared.edge.visibility import Seen, Visibility
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor
 from shared.protocol.record import Record
@@ -40,7 +40,7 @@ class Subscriptions:
         self._visibility = visibility
         self._interval_seconds = interval_seconds
 
-    async def require(self, tenant: str, task_id: str) -> Task:
+    async def require(self, tenant: str | None, task_id: str) -> Task:
         """The task. Raise Missing in the same words whether it is another tenant's, unknown or impossible."""
         task = await self._store.get(self._store.pool, tenant, task_id) if is_id("task", task_id) else None
         if task is None:
@@ -52,9 +52,9 @@ class Subscriptions:
     ) -> Subscription:
         """One task: its present snapshot unless a position is given, then the newest at a pace, until it ends."""
         ask = Ask.of(connection, SCHEMA, Anchor.START, follow=follow, on_reset="error" if polling else "reset")
-        pace = self._pace(connection, task_id, follow)
+        pace = self._pace(connection, follow)
         arrived = self._channel.state
-        task = await self.require(principal_of(connection).tenant, task_id)
+        task = await self.require(principal_of(connection).reach, task_id)
         conflates = not polling and not ask.lossless and ask.requested is not Anchor.NOW
         return ask.subscribe(
             self._channel,
@@ -66,12 +66,13 @@ class Subscriptions:
             current=self._current(task.tenant, task.id),
             jumps=ask.is_default or conflates,
             pace=None if polling else pace,
+            watch=partial(self._visibility.watch, Seen(task.tenant, task.id), pace.interval_seconds),
         )
 
     def board(self, connection: Connection, *, follow: Follow | None = None, polling: bool = False) -> Subscription:
         """All of the tenant's tasks: from now unless told."""
         ask = Ask.of(connection, SCHEMA, Anchor.NOW, follow=follow, on_reset="error" if polling else "reset")
-        tenant = principal_of(connection).tenant
+        tenant = principal_of(connection).reach
         return ask.subscribe(
             self._channel,
             Filter(tenant=tenant, types=ask.types),
@@ -91,16 +92,15 @@ class Subscriptions:
                 return await self.task(connection, task_id, follow=follow)
         raise BadInput(f"there is no channel {follow.channel[:80]!r}; give tasks or task/<id>")
 
-    def _pace(self, connection: Connection, task_id: str, follow: Follow | None) -> Pace:
+    def _pace(self, connection: Connection, follow: Follow | None) -> Pace:
         interval, max_ticks = self._interval_seconds, None
         if follow is None:
             interval = number(connection, "interval", interval, *INTERVALS)
             if "max_ticks" in connection.query_params:
                 max_ticks = whole_number(connection, "max_ticks", 1, 1, MAX_TICKS)
-        tenant = principal_of(connection).tenant
-        return Pace(interval, max_ticks, partial(self._visibility.watch, tenant, task_id, interval))
+        return Pace(interval, max_ticks)
 
-    def _current(self, tenant: str, task_id: str | None = None) -> Current:
+    def _current(self, tenant: str | None, task_id: str | None = None) -> Current:
         limits = self._channel.limits
 
         async def current(after: int, upto: int) -> CurrentPage:

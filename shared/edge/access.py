@@ -1,4 +1,6 @@
-"""`POST /api/v1/stream-tickets`, which every process answers: a small service beside the others."""
+"""`POST /api/v1/stream-tickets`, which every process answers, and the life of its gate: a small service beside the
+others.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -6,9 +8,10 @@ from typing import Annotated
 from litestar import Response, post
 from msgspec import Meta, Struct
 
-from shared.channel.postgres import Database
 from shared.edge.admission import AnyRequest
 from shared.edge.app import build_app
+from shared.edge.auth.scopes import ANY
+from shared.edge.gate import Gate
 from shared.edge.principal import principal_of
 from shared.edge.settings import Settings
 from shared.edge.tickets import Ticket, Tickets
@@ -20,7 +23,7 @@ class TicketAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     path: Annotated[str, Meta(max_length=2_000, pattern=r"^/api/v1/[^?#\x00-\x20]+\Z")]
 
 
-@post("/api/v1/stream-tickets", status_code=201)
+@post("/api/v1/stream-tickets", status_code=201, scope=ANY)
 async def issue_ticket(request: AnyRequest, data: TicketAsked) -> Response[Ticket]:
     """A ticket for one path, good once and for 30 seconds."""
     tickets: Tickets = request.app.state.tickets
@@ -29,22 +32,22 @@ async def issue_ticket(request: AnyRequest, data: TicketAsked) -> Response[Ticke
 
 
 class AccessService:
-    """Tickets, in one process."""
+    """Tickets and tokens, in one process."""
 
     name = "access"
     prefixes = ("/api/v1/stream-tickets",)
-    host_pattern = None
+    host_pattern = passage_pattern = None
 
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self._tickets = Tickets(database)
+    def __init__(self, settings: Settings, gate: Gate) -> None:
+        self._gate = gate
         self.asgi = build_app(self.name, [issue_ticket], settings, None)
-        self.asgi.state.tickets = self._tickets
+        self.asgi.state.tickets = gate.tickets
 
     async def start(self) -> None:
-        await self._tickets.start()
+        await self._gate.start()
 
     async def stop(self) -> None:
-        return None
+        await self._gate.close()
 
     async def checks(self) -> Mapping[str, str]:
-        return {}
+        return self._gate.checks()

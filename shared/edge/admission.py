@@ -49,14 +49,14 @@ told. Those that were replaced meanwhile are missing: their successors lie above
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a stream of snapshots is slowed down: at most one per interval, and an end after so many of them.
-
-    `watch` is told what to call when the subject is no longer the reader's to see; it returns what ends the watch.
-    """
+    """How a stream of snapshots is slowed down: at most one per interval, and an end after so many of them."""
 
     interval_seconds: float
     max_ticks: int | None
-    watch: Callable[[Callable[[], object]], Callable[[], object]]
+
+
+Watch: TypeAlias = Callable[[Callable[[], object]], Callable[[], object]]
+"""Is told what to call when the subject is no longer the reader's to see; returns what ends the watch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Subscription:
     end that the look-up did not see. `ended` is the subject's terminal status if it was over already. `primary` is the
     stream's primary type. `events_url` is the polling twin. `history` shows what is replayed, where that is less.
     `current` tells the newest event of each key: what a reset is followed by, and, if `jumps`, what the stream begins
-    with. `pace` is that of a stream of snapshots. `is_resumed`: a position is the client's own, not
-    one that the service has chosen for it.
+    with. `pace` is that of a stream of snapshots. `watch` notices that the subject was taken away.
+    `is_resumed`: a position is the client's own, not one that the service has chosen for it.
     """
 
     channel: Channel
@@ -84,6 +84,7 @@ class Subscription:
     current: Current | None = None
     jumps: bool = False
     pace: Pace | None = None
+    watch: Watch | None = None
     is_resumed: bool = True
 
     def begins_with_current(self, start: Start) -> bool:
@@ -205,6 +206,7 @@ class Ask(Struct, frozen=True):
         current: Current | None = None,
         jumps: bool = False,
         pace: Pace | None = None,
+        watch: Watch | None = None,
     ) -> Subscription:
         """The subscription. `endless`: the stream goes on whatever becomes of its subjects."""
         return Subscription(
@@ -221,6 +223,7 @@ class Ask(Struct, frozen=True):
             current=current,
             jumps=jumps,
             pace=pace,
+            watch=watch,
             is_resumed=not self.is_default,
         )
 

@@ -1,7 +1,7 @@
 """Building a service's Litestar application: the same guards, errors and documentation for each."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 from litestar import Litestar, Request
 from litestar.connection import ASGIConnection
@@ -10,11 +10,21 @@ from litestar.exceptions import HTTPException, WebSocketException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, OpenAPIType, Parameter, Schema
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Parameter,
+    Schema,
+    SecurityScheme,
+)
 
 import shared
 from shared.edge.admission import check_parameters
-from shared.edge.problems import MEDIA_TYPE, BadInput, WrongMedia, handle
+from shared.edge.auth.scopes import PUBLIC, SCOPES
+from shared.edge.gate import entry_of
+from shared.edge.problems import MEDIA_TYPE, BadInput, Problem, WrongMedia, handle
 from shared.edge.settings import Settings
 from shared.protocol.schema import Schema as EventSchema
 
@@ -76,28 +86,70 @@ def build_app(
             version=shared.__version__,
             path=f"/api/v1/{name}/schema",
             use_handler_docstrings=True,
+            components=Components(security_schemes={"token": TOKEN}),
             render_plugins=[EventfulJson(event_schemas)],  # Litestar's pages load scripts from elsewhere
         ),
         **options,
     )
+    _check_scopes(app)
     _document(app)
     return app
 
 
+def _check_scopes(app: Litestar) -> None:
+    """Raise RuntimeError for a handler that does not say who may: a new one must not forget."""
+    for handler, path in handlers_of(app):
+        if "scope" not in handler.opt:
+            raise RuntimeError(f'{handler} at {path} must say whom it is for: scope="…", ANY or PUBLIC')
+
+
+def handlers_of(app: Litestar) -> Iterator[tuple[Any, str]]:
+    """The handlers that were built for the application, each with its path: Litestar adds some of its own."""
+    for route in app.routes:
+        handlers = getattr(route, "route_handlers", None) or (getattr(route, "route_handler", None),)
+        for handler in handlers:
+            if handler is not None and not handler.fn.__module__.startswith("litestar."):
+                yield handler, route.path_format
+
+
 async def _check_request(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """One guard, and a coroutine: plain ones run in a thread each, and the handler is copied for every guard."""
+    _check_scope(connection, handler)
     _check_query(connection, handler)
     _check_media_type(connection, handler)
+
+
+def _check_scope(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    scopes = scopes_of(handler)
+    if scopes is None:
+        return
+    entry = entry_of(connection.scope)
+    entry.required = scopes
+    if entry.permit is not None:  # else a WebSocket's, whose first frame will say
+        try:
+            entry.demand(scopes)
+        except Problem as error:
+            _refuse(connection, error)
+
+
+def scopes_of(handler: BaseRouteHandler) -> Sequence[str] | None:
+    """The scopes of which one is needed; empty: any token will do; None: not even that."""
+    scope: str | Sequence[str] | None = handler.opt.get("scope", PUBLIC)
+    return (scope,) if isinstance(scope, str) else scope
+
+
+def _refuse(connection: ASGIConnection[Any, Any, Any, Any], error: Problem) -> NoReturn:
+    if connection.scope["type"] != ScopeType.WEBSOCKET:
+        raise error
+    # Litestar's word for a refused upgrade, which the front turns into the status
+    raise WebSocketException(detail=error.detail, code=4000 + error.status) from None
 
 
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     try:
         check_parameters(connection, handler.opt.get("parameters", ()))
     except BadInput as error:
-        if connection.scope["type"] != ScopeType.WEBSOCKET:
-            raise
-        # Litestar's word for a refused upgrade, which the front turns into the status
-        raise WebSocketException(detail=error.detail, code=4000 + error.status) from None
+        _refuse(connection, error)
 
 
 def _check_media_type(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -124,8 +176,18 @@ def _document(app: Litestar) -> None:
                     *(_parameter(parameter) for parameter in handler.opt.get("parameters", ())),
                 ] or None
                 operation.responses = {**(operation.responses or {}), "default": PROBLEM}
+                scopes = scopes_of(handler)
+                if scopes is not None:
+                    operation.security = [{"token": [scope]} for scope in scopes] or [{"token": []}]
 
 
+TOKEN = SecurityScheme(
+    type="http",
+    scheme="bearer",
+    bearer_format="JWT",
+    description="Unless the server runs without. Scopes: "
+    + "; ".join(f"{name}: {what}" for name, what in SCOPES.items()),
+)
 PROBLEM = OpenAPIResponse(
     description="A refusal, as a problem document (RFC 9457).",
     content={

@@ -60,6 +60,7 @@ class Delivery:
         "_sink",
         "_stalled",
         "_streams",
+        "_unwatch",
         "began",
         "end",
         "format",
@@ -89,6 +90,7 @@ class Delivery:
         self._on_end = on_end
         self._reader: Reader | None = None
         self._pump: asyncio.Task[None] | None = None
+        self._unwatch: Callable[[], object] | None = None
         self._live = False
         self._asks_the_log = False
         self._closing = False
@@ -104,6 +106,8 @@ class Delivery:
     def open(self) -> None:
         """Begin sending."""
         self._streams.add(self)
+        if self.subscription.watch is not None:
+            self._unwatch = self.subscription.watch(self._revoke)
         self._start_pump(self._begin)
 
     async def close(self) -> None:
@@ -127,6 +131,13 @@ class Delivery:
         elif self._reader is not None:
             self._reader.rouse()
 
+    def _revoke(self) -> None:
+        """The subject is no longer the reader's to see."""
+        if self.end is None:
+            self.finish(EndReason.ACCESS_REVOKED)
+        else:  # another end waits for room: what waits before it must not leave any more
+            self.end = EndReason.ACCESS_REVOKED
+
     @property
     def transport(self) -> str:
         return self._sink.transport
@@ -139,6 +150,8 @@ class Delivery:
         if self._finished:
             return
         self._finished = True
+        if self._unwatch is not None:
+            self._unwatch()
         if self._reader is not None:
             self._reader.close()
         self._streams.remove(self)
@@ -342,7 +355,7 @@ class Delivery:
             return
         if batch.items:
             await self._wait_for_room()
-            if self.end is EndReason.ACCESS_REVOKED:
+            if self.end in (EndReason.ACCESS_REVOKED, EndReason.TOKEN_EXPIRED):
                 return  # meanwhile it has become none of the reader's business
             self._count(batch)
             self._connection.write(batch.render(self.format, self.render))

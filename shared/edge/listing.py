@@ -21,12 +21,13 @@ class Listing(Struct, frozen=True):
     before: str | None
     filters: Mapping[str, str]
 
-    def query(self, schema: str, table: str, tenant: str) -> tuple[Any, ...]:
-        """The statement, followed by its arguments: one row more than the limit if there are more, and in each row
-        (one of NULLs for an empty page) the log's epoch and head as the same snapshot has them.
+    def query(self, schema: str, table: str, tenant: str | None) -> tuple[Any, ...]:
+        """The statement, for one tenant's rows or all, followed by its arguments: one row more than the limit if there
+        are more, and in each row (one of NULLs for an empty page) the log's epoch and head as the same snapshot has
+        them.
         """
         args: list[Any] = [tenant, self.limit + 1]
-        where = ["tenant = $1"]
+        where = [of_tenant(tenant, "$1")]
         for field, value in self.filters.items():
             args.append(value)
             where.append(f"{field} = ${len(args)}")
@@ -37,6 +38,11 @@ class Listing(Struct, frozen=True):
             SELECT * FROM {schema}.{table} WHERE {" AND ".join(where)} ORDER BY id DESC LIMIT $2) r ON true
             ORDER BY r.id DESC"""
         return sql, *args
+
+
+def of_tenant(tenant: str | None, parameter: str) -> str:
+    """The condition that a row is the tenant's; None: anybody's. Two statements, so that each has its index."""
+    return f"{parameter}::text IS NULL" if tenant is None else f"tenant = {parameter}"
 
 
 def listing(connection: Connection, prefix: str, filters: Sequence[str], known: Mapping[str, Sequence[str]]) -> Listing:

@@ -2,6 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Iterable
+
+from shared.edge.auth.redact import RedactingFilter
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -14,9 +17,10 @@ class FieldFormatter(logging.Formatter):
         return super().format(record) + "".join(f" {key}={value!r}" for key, value in fields.items())
 
 
-def set_up(level: str) -> None:
-    """Log to standard error."""
+def set_up(level: str, secrets: Iterable[str] = ()) -> None:
+    """Log to standard error, without credentials, `secrets` among them."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RedactingFilter(secrets))
     handler.setFormatter(FieldFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -22,6 +22,12 @@ REFUSED_MOVES = Counter(
     ["feed", "reason"],
     registry=REGISTRY,
 )
+REFUSED = Counter(
+    "tailrace_refused_requests",
+    "Requests that were refused before they reached a service",
+    ["why"],
+    registry=REGISTRY,
+)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -2,7 +2,9 @@
 
 Problem            a refusal with a status, a title and a sentence that says what to do
 ├── BadInput       400
+├── Unauthorized   401, with WWW-Authenticate
 ├── Forbidden      403
+│   └── OutOfScope      with WWW-Authenticate
 ├── Missing        404
 ├── Conflict       409
 ├── Gone           410
@@ -16,6 +18,7 @@ Problem            a refusal with a status, a title and a sentence that says wha
 
 import http
 import logging
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -42,13 +45,44 @@ class Problem(Exception):
         self.extra = extra
         self.retry_after_seconds = retry_after_seconds
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the answer, beside its media type."""
+        return {} if self.retry_after_seconds is None else {"retry-after": str(self.retry_after_seconds)}
+
 
 class BadInput(Problem):
     status = 400
 
 
+class Unauthorized(Problem):
+    """`challenge` is what the header says beside the scheme (RFC 6750, section 3): nothing when no token came."""
+
+    status = 401
+
+    def __init__(self, detail: str, challenge: str = 'error="invalid_token"') -> None:
+        super().__init__(detail)
+        self.challenge = challenge
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": f'Bearer realm="tailrace", {self.challenge}'.rstrip(", ")}
+
+
 class Forbidden(Problem):
     status = 403
+
+
+class OutOfScope(Forbidden):
+    """A token does not hold what an operation asks for."""
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        super().__init__(f"The token lacks the scope {' or '.join(scopes)}.", scope=" ".join(scopes))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        challenge = f'error="insufficient_scope", scope="{self.extra["scope"]}"'
+        return {"www-authenticate": f'Bearer realm="tailrace", {challenge}'}
 
 
 class Missing(Problem):
@@ -101,10 +135,7 @@ def document(error: Exception, request_id: str) -> Document:
     if problem is None:
         log.error("a request failed in a way nobody foresaw", exc_info=error, extra={"request_id": request_id})
         return _write(500, "The service failed; the log has the reason under this request id.", {}, {}, request_id)
-    headers = {}
-    if problem.retry_after_seconds is not None:
-        headers["retry-after"] = str(problem.retry_after_seconds)
-    return _write(problem.status, problem.detail, problem.extra, headers, request_id)
+    return _write(problem.status, problem.detail, problem.extra, problem.headers, request_id)
 
 
 def http_document(status: int, detail: str, headers: dict[str, str], request_id: str) -> Document:

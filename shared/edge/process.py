@@ -16,6 +16,7 @@ from shared.channel.log import LogUnavailable
 from shared.channel.postgres import Database, PostgresEventLog
 from shared.edge import logs
 from shared.edge.access import AccessService
+from shared.edge.gate import Gate
 from shared.edge.server import Server, address, allow_many_files, listen, quiet_libraries
 from shared.edge.service import Asgi, Front, Service
 from shared.edge.settings import Settings, SettingsError
@@ -70,7 +71,7 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
 
     Raise SettingsError when the address cannot be had, EmbeddedPostgresError or LogUnavailable without a database.
     """
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, settings.secrets())
     quiet_libraries()
     allow_many_files()
     async with AsyncExitStack() as stack:
@@ -82,8 +83,9 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
         database = await _database(settings, stack)
         settings = _with_neighbours(settings, makers, address(listener))
         streams = Streams(settings)
-        services = [AccessService(settings, database), *(make(settings, database, streams) for make in makers)]
-        front = Front(services, streams, pages)
+        gate = Gate(settings, database)
+        services = [AccessService(settings, gate), *(make(settings, database, streams) for make in makers)]
+        front = Front(services, streams, gate, pages)
         server = Server(front, settings, on_started=lambda: announce(address(listener)))
         await server.serve(sockets=[listener])
 

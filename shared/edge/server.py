@@ -37,6 +37,8 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=list(settings.list_of("trusted_proxies")),
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=1,
                 backlog=4096,

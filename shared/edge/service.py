@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import msgspec
 
 from shared.edge import metrics
-from shared.edge.problems import MEDIA_TYPE, http_document
+from shared.edge.gate import Entry, Gate
+from shared.edge.problems import MEDIA_TYPE, Missing, Unauthorized, document, http_document
 from shared.edge.streams import Streams
 from shared.edge.websocket import refuse
 
@@ -24,6 +25,7 @@ _UNROUTED = {
 log = logging.getLogger("tailrace.edge")
 
 STOP_SECONDS = 2.0  # of the 5 in which a process must have left; the streams took up to 2.5
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,80}")
 
 
@@ -39,6 +41,11 @@ class Service(Protocol):
     @property
     def host_pattern(self) -> re.Pattern[str] | None:
         """The `Host`s whose requests it answers whatever their path; None: those of its prefixes only."""
+        ...
+
+    @property
+    def passage_pattern(self) -> re.Pattern[str] | None:
+        """The paths whose requests it hands to somebody else, whose own their queries are."""
         ...
 
     @property
@@ -60,9 +67,10 @@ class Service(Protocol):
 class Front:
     """The ASGI application of a process: request ids, health, and each path to the service that answers it."""
 
-    def __init__(self, services: Sequence[Service], streams: Streams, pages: Asgi | None = None) -> None:
+    def __init__(self, services: Sequence[Service], streams: Streams, gate: Gate, pages: Asgi | None = None) -> None:
         self.streams = streams
         self._services = services
+        self._gate = gate
         self._pages = pages
         prefixes = ((prefix, service.asgi) for service in services for prefix in service.prefixes)
         self._routes = sorted(prefixes, key=lambda route: -len(route[0]))
@@ -71,25 +79,71 @@ class Front:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        request_id = _request_id(scope)
-        scope["tailrace.request_id"] = request_id
-        send = _with_request_id(send, request_id.encode())
+        scope["tailrace.request_id"] = request_id = _request_id(scope)
+        own_origin = self._at_own_origin(scope)
+        headers = [(b"x-request-id", request_id.encode())]
+        if own_origin is None:
+            headers += [NOSNIFF, *_encoded(self._gate.origins.grant(_values(scope, b"origin")))]
+        send = _with_headers(send, headers)
         if scope["type"] == "websocket":
             send = _with_problem_refusals(send, request_id)
-        await self._route(scope)(scope, receive, send)
+        try:
+            handler = own_origin or self._probe(scope) or self._preflight(scope)
+            if handler is None or own_origin is not None:
+                self._gate.check_origin(scope)
+                self._gate.check_rate(scope)
+            if own_origin is not None:
+                self._gate.stranger(scope)
+            if handler is None:
+                handler = self._route(scope)
+                if self._needs_token(scope["path"]):
+                    entry = await self._gate.admit(scope, reads_query=not self._is_passage(scope["path"]))
+                    send = _while_permitted(send, scope, entry)
+        except Exception as error:  # noqa: BLE001  whatever it is becomes an answer, a 500 with its log included
+            await _refuse(scope, send, error)
+            return
+        await handler(scope, receive, send)
 
-    def _route(self, scope: Any) -> Asgi:
+    def _probe(self, scope: Any) -> Asgi | None:
+        """What looks whether the process is well: it comes by whatever name and address, and holds nobody's data."""
+        if scope["type"] != "http":
+            return None
         path = scope["path"]
+        if any(path == f"/api/v1/{service.name}/ready" for service in self._services):
+            return self._ready
+        return {"/health": self._health, "/metrics": _metrics, "/ready": self._ready}.get(path)
+
+    def _preflight(self, scope: Any) -> Asgi | None:
+        """What tells a browser whether the page of another origin may do what it wants to."""
+        asks = scope["type"] == "http" and scope["method"] == "OPTIONS"
+        if not asks or not _values(scope, b"access-control-request-method"):
+            return None
+
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            headers = self._gate.origins.preflight(_values(scope, b"origin"))
+            await _answer(send, 204, "", b"", _encoded(headers))
+
+        return answer
+
+    def _at_own_origin(self, scope: Any) -> Asgi | None:
+        """The service of a host that is not ours but one of what we show."""
         host = _host(scope)
         for service in self._services:
             if service.host_pattern is not None and service.host_pattern.fullmatch(host):
                 return service.asgi
-        if scope["type"] == "http":
-            if path in ("/health", "/metrics", "/ready"):
-                return {"/health": self._health, "/metrics": _metrics, "/ready": self._ready}[path]
-            for service in self._services:
-                if path == f"/api/v1/{service.name}/ready":
-                    return self._ready
+        return None
+
+    def _needs_token(self, path: str) -> bool:
+        """All of the API but its own description."""
+        described = (f"/api/v1/{service.name}/schema" for service in self._services)
+        return path.startswith("/api/") and not any(path == url or path.startswith(f"{url}/") for url in described)
+
+    def _is_passage(self, path: str) -> bool:
+        patterns = (service.passage_pattern for service in self._services)
+        return any(pattern is not None and pattern.fullmatch(path) for pattern in patterns)
+
+    def _route(self, scope: Any) -> Asgi:
+        path = scope["path"]
         for prefix, asgi in self._routes:
             if path == prefix or path.startswith(prefix + "/"):
                 return asgi
@@ -145,17 +199,23 @@ async def _metrics(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _not_found(scope: Any, receive: Any, send: Any) -> None:
-    request_id = scope["tailrace.request_id"]
-    shown = http_document(404, f"There is nothing at {scope['path'][:200]}.", {}, request_id)
+    await _refuse(scope, send, Missing(f"There is nothing at {scope['path'][:200]}."))
+
+
+async def _refuse(scope: Any, send: Any, error: Exception) -> None:
+    """The problem document of an error."""
+    shown = document(error, scope["tailrace.request_id"])
     if scope["type"] == "websocket":
         await refuse(send, shown)
     else:
-        await _answer(send, shown.status, MEDIA_TYPE, shown.body)
+        await _answer(send, shown.status, MEDIA_TYPE, shown.body, _encoded(shown.headers))
 
 
-async def _answer(send: Any, status: int, media_type: str, body: bytes) -> None:
-    headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def _answer(
+    send: Any, status: int, media_type: str, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    told = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())] if media_type else []
+    await send({"type": "http.response.start", "status": status, "headers": [*told, *headers]})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -172,15 +232,44 @@ def _request_id(scope: Any) -> str:
     return secrets.token_hex(8)
 
 
-def _with_request_id(send: Any, request_id: bytes) -> Any:
+def _values(scope: Any, wanted: bytes) -> list[str]:
+    return [str(value, "latin-1") for name, value in scope["headers"] if name == wanted]
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def _with_headers(send: Any, headers: Sequence[tuple[bytes, bytes]]) -> Any:
     starts = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 
     async def tagged(message: Any) -> None:
         if message["type"] in starts:
-            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id)]}
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
         await send(message)
 
     return tagged
+
+
+def _while_permitted(send: Any, scope: Any, entry: Entry) -> Any:
+    """A read may wait for long: it is not answered when its token has ended meanwhile."""
+    permit = entry.permit
+    if permit is None or not permit.can_end or scope.get("method") != "GET":
+        return send
+    is_over = False
+
+    async def checked(message: Any) -> None:
+        nonlocal is_over
+        if message["type"] == "http.response.start":
+            try:
+                permit.check()
+            except Unauthorized as error:
+                is_over = True
+                await _refuse(scope, send, error)
+        if not is_over:
+            await send(message)
+
+    return checked
 
 
 def _with_problem_refusals(send: Any, request_id: str) -> Any:

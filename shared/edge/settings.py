@@ -1,6 +1,7 @@
 """Settings: environment variables, read once, refused at start-up with a sentence when wrong."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -22,8 +23,24 @@ class Settings(Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     database_url: str = ""
     data_directory: str = ".tailrace"
-    auth: Literal["off"] = "off"
+    auth: Literal["off", "jwt"] = "off"
     auth_off_beyond_loopback: bool = False
+    jwt_secret: str = ""
+    jwt_public_key: str = ""
+    jwks_url: str = ""
+    jwt_algorithms: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_tenant_claim: str = "tenant"
+    service_token: str = ""
+    service_token_file: str = ""
+    token_url: str = ""
+    hosts: str = ""
+    origins: str = ""
+    trusted_proxies: str = ""
+    requests_per_second: Annotated[float, Meta(ge=0, le=1e6)] = 1_000.0
+    request_burst: Annotated[float, Meta(ge=1, le=1e7)] = 10_000.0
+    unauthenticated_sockets: Annotated[int, Meta(ge=0)] = 100
     websockets: bool = True
     heartbeat_seconds: Annotated[float, Meta(ge=0.05, le=300)] = 15.0
     slow_reader_seconds: Annotated[float, Meta(ge=0.05, le=600)] = 30.0
@@ -61,10 +78,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Raise SettingsError with a sentence about the first fault found."""
         names = {PREFIX + field.name.upper(): field.name for field in msgspec.structs.fields(cls)}
-        given: dict[str, str] = {}
-        for variable, value in environment.items():
-            if variable.startswith(PREFIX) and variable in names:
-                given[names[variable]] = value
+        environment = with_files(environment)
+        given = {names[variable]: value for variable, value in environment.items() if variable in names}
         strange = [v for v in environment if v.startswith(PREFIX) and v not in names and not v.startswith(_OTHER)]
         if strange:
             raise SettingsError(f"There is no setting {sorted(strange)[0]}. There are: {', '.join(sorted(names))}")
@@ -74,18 +89,60 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise SettingsError(_sentence(str(error), environment)) from None
         return settings._checked()
 
+    def list_of(self, name: str) -> tuple[str, ...]:
+        """A setting that is a comma list."""
+        return tuple(entry for part in getattr(self, name).split(",") if (entry := part.strip()))
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not stand in a log."""
+        password = urlsplit(self.database_url).password if "://" in self.database_url else None
+        return tuple(text for text in (*(getattr(self, name) for name in SECRETS[1:]), password) if text)
+
     def _checked(self) -> Self:
-        if self.host not in LOOPBACK and not self.auth_off_beyond_loopback:
+        if self.auth == "off" and self.host not in LOOPBACK and not self.auth_off_beyond_loopback:
             raise SettingsError(
                 f"TAILRACE_HOST is {self.host}, but with TAILRACE_AUTH=off anybody who reaches it may do anything. "
                 "Listen on 127.0.0.1, or set TAILRACE_AUTH_OFF_BEYOND_LOOPBACK=true if that is what you want."
             )
-        for name in ("runs_url", "previews_url", "public_url"):
+        if self.auth == "off" and any(getattr(self, name) for name in _KEYS):
+            raise SettingsError(
+                "There is a key for tokens, but TAILRACE_AUTH is off; set it to jwt, or take the key away."
+            )
+        for name in ("runs_url", "previews_url", "public_url", "token_url"):
             if (url := getattr(self, name)) and not is_address(url):
                 raise SettingsError(f"{PREFIX}{name.upper()} is {url!r}; give an address that begins with http://.")
         if not self.openai_api_key.strip().isascii() or not self.openai_api_key.strip().isprintable():
             raise SettingsError("TAILRACE_OPENAI_API_KEY has characters that no HTTP header can carry; set it anew.")
         return self
+
+
+SECRETS = ("database_url", "jwt_secret", "service_token", "openai_api_key")
+FROM_FILES = ("database_url", "jwt_secret", "jwt_public_key", "openai_api_key")  # a service's token is read as needed
+_KEYS = ("jwt_secret", "jwt_public_key", "jwks_url")
+
+
+def with_files(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment with what `…_FILE` variables name put in their place, as container secrets are handed over.
+
+    Raise SettingsError for a file that cannot be read, and for a setting that is given twice.
+    """
+    found = dict(environment)
+    for name in FROM_FILES:
+        variable = PREFIX + name.upper()
+        path = found.pop(f"{variable}_FILE", "")
+        if not path:
+            continue
+        if found.get(variable):
+            raise SettingsError(f"{variable} and {variable}_FILE are both set: leave one out.")
+        try:
+            found[variable] = Path(path).read_text("utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            raise SettingsError(f"{variable}_FILE is {path!r}, which cannot be read: {_reason(error)}.") from None
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else "it is no UTF-8"
 
 
 # read by the tests, the benchmarks and the commands that are clients, not by a service
@@ -104,5 +161,8 @@ def is_address(text: str) -> bool:
 def _sentence(fault: str, environment: Mapping[str, str]) -> str:
     """msgspec says "Expected `int` <= 65535 - at `$.port`"; a person set TAILRACE_PORT."""
     what, _, where = fault.partition(" - at `$.")
-    variable = PREFIX + where.rstrip("`").upper()
+    name = where.rstrip("`")
+    variable = PREFIX + name.upper()
+    if name in SECRETS:
+        return f"{variable} is not as it should be: {what[:1].lower()}{what[1:]}."
     return f"{variable} is {environment.get(variable, '')!r}, which it can't be: {what[:1].lower()}{what[1:]}."

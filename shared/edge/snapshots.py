@@ -23,7 +23,7 @@ class SnapshotDelivery(Delivery):
     the subject never waits. While one is held, nothing may say that the log has been seen beyond it.
     """
 
-    __slots__ = ("_allowed_at", "_held", "_pace", "_timers", "_unwatch")
+    __slots__ = ("_allowed_at", "_held", "_pace", "_timers")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -32,29 +32,18 @@ class SnapshotDelivery(Delivery):
         self._held: Batch | None = None
         self._allowed_at = 0.0
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
-        self._unwatch: Callable[[], object] | None = None
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def open(self) -> None:
-        self._unwatch = self._pace.watch(self._revoke)
-        super().open()
 
     def _finish(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        if self._unwatch is not None:
-            self._unwatch()
-            self._unwatch = None
         super()._finish()
 
     def _revoke(self) -> None:
         self._let_go()
-        if self.end is None:
-            self.finish(EndReason.ACCESS_REVOKED)
-        else:  # another end waits for room: what waits before it must not leave any more
-            self.end = EndReason.ACCESS_REVOKED
+        super()._revoke()
 
     async def _go_live(self, seq: int) -> None:
         await super()._go_live(seq)

@@ -11,6 +11,7 @@ from litestar.response.base import ASGIResponse
 
 from shared.edge.admission import Subscription
 from shared.edge.connection import connection_of
+from shared.edge.gate import entry_of
 from shared.edge.sinks import SseSink
 from shared.edge.snapshots import delivery_of
 from shared.edge.streams import Streams
@@ -59,8 +60,13 @@ class _Answer:
         connection.write(sink.wire(sse.opening(self._streams.jittered_retry())))
         delivery = delivery_of(self._subscription, sink, connection, self._streams, say=send, on_end=over.set)
         delivery.open()
+        permit = entry_of(scope).permit
+        if permit is not None:
+            permit.watch(delivery.finish)
         try:
             await over.wait()
         finally:
             connection.on_lost = None
+            if permit is not None:
+                permit.close()
             await delivery.close()

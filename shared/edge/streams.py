@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 
 from shared.channel.start import Start
 from shared.channel.tasks import Keeper, end
@@ -30,6 +31,7 @@ class Streams:
         self._empty = asyncio.Event()
         self._empty.set()
         self._keeper = Keeper()
+        self._waiting = 0
 
     def start(self) -> None:
         self._keeper.keep("heartbeats", self._tick)
@@ -58,6 +60,21 @@ class Streams:
         if self._per_tenant[tenant] >= self.settings.streams_per_tenant:
             limit = self.settings.streams_per_tenant
             raise Busy(f"this tenant has {limit} streams open already; close some first", retry_after_seconds=5)
+
+    @contextmanager
+    def waiting_room(self) -> Iterator[None]:
+        """For a connection that has yet to say who it is from. Raise Away when there are too many of them."""
+        if self.draining:
+            raise Away("this process is shutting down; connect again", retry_after_seconds=1)
+        if self._waiting >= self.settings.unauthenticated_sockets:
+            raise Away(
+                "too many connections have yet to send their token; send it with the handshake", retry_after_seconds=5
+            )
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     def add(self, delivery: Delivery) -> None:
         self._deliveries[delivery] = None

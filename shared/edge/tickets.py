@@ -6,6 +6,7 @@ One is good for 30 seconds, for one path, once: it is redeemed in the database, 
 import hashlib
 import secrets
 from datetime import datetime
+from urllib.parse import unquote
 
 from msgspec import Struct
 
@@ -36,6 +37,14 @@ STEPS = (
     CREATE INDEX revoked_age ON {s}.revoked (revoked_at);
     CREATE INDEX revoked_until ON {s}.revoked (until);
     """,
+    # what a ticket's owner may, and until when
+    """
+    ALTER TABLE {s}.tickets
+        ADD COLUMN scopes text[] NOT NULL DEFAULT '{{}}',
+        ADD COLUMN token_id text NOT NULL DEFAULT '',
+        ADD COLUMN token_expires_at float8,
+        ADD COLUMN is_service boolean NOT NULL DEFAULT false;
+    """,
 )
 
 
@@ -59,29 +68,42 @@ class Tickets:
         await prepare_schema(self._database, SCHEMA, STEPS)
 
     async def issue(self, principal: Principal, path: str) -> Ticket:
-        """A new ticket for a path. Raise LogUnavailable."""
+        """A new ticket for a path, percent-encoded or not. Raise LogUnavailable."""
         ticket = secrets.token_urlsafe(32)
         row = await self._rows.fetchrow(
             f"""WITH gone AS (DELETE FROM {SCHEMA}.tickets WHERE expires_at < now())
-                INSERT INTO {SCHEMA}.tickets (hash, path, tenant, owner, expires_at)
-                VALUES ($1, $2, $3, $4, now() + interval '{LIFE_SECONDS} s') RETURNING expires_at""",
+                INSERT INTO {SCHEMA}.tickets
+                    (hash, path, tenant, owner, scopes, token_id, token_expires_at, is_service, expires_at)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + interval '{LIFE_SECONDS} s') RETURNING expires_at""",
             _hash(ticket),
-            path,
+            unquote(path),
             principal.tenant,
             principal.owner,
+            sorted(principal.scopes),
+            principal.token_id,
+            principal.expires_at,
+            principal.is_service,
         )
         return Ticket(ticket, path, row["expires_at"])
 
     async def redeem(self, ticket: str, path: str) -> Principal | None:
-        """Whose it is; None for one that is used, expired, unknown or for another path. It is used up in any case."""
+        """Whose it is, as when it was issued, for a decoded path; None for one that is used, expired, unknown or for
+        another path. It is used up in any case. Whether the token behind it is still good is the caller's to find out.
+        """
         row = await self._rows.fetchrow(
-            f"DELETE FROM {SCHEMA}.tickets WHERE hash = $1 RETURNING path, tenant, owner, expires_at > now() AS alive",
-            _hash(ticket),
+            f"DELETE FROM {SCHEMA}.tickets WHERE hash = $1 RETURNING *, expires_at > now() AS alive", _hash(ticket)
         )
         if row is None or not row["alive"] or row["path"] != path:
             return None
-        return Principal(tenant=row["tenant"], owner=row["owner"])
+        return Principal(
+            tenant=row["tenant"],
+            owner=row["owner"],
+            scopes=frozenset(row["scopes"]),
+            token_id=row["token_id"],
+            expires_at=row["token_expires_at"],
+            is_service=row["is_service"],
+        )
 
 
 def _hash(ticket: str) -> bytes:
-    return hashlib.sha256(ticket.encode()).digest()
+    return hashlib.sha256(ticket.encode(errors="replace")).digest()

@@ -71,6 +71,13 @@ class Pong(Control, frozen=True, kw_only=True, tag="pong"):
     has_id: ClassVar[bool] = False
 
 
+class Authenticated(Control, frozen=True, kw_only=True, tag="authenticated"):
+    """The answer to `{"op":"auth"}` on a connection that goes on: its token expires then, in unix seconds."""
+
+    has_id: ClassVar[bool] = False
+    expires_at: float | None
+
+
 class BadMessage(Control, frozen=True, kw_only=True, tag="bad_message"):
     """A message from the client that could not be understood; `detail` names the fault."""
 
@@ -78,7 +85,18 @@ class BadMessage(Control, frozen=True, kw_only=True, tag="bad_message"):
     detail: str
 
 
-CONTROL_TYPES = ("hello", "live", "bookmark", "gap", "reset", "stream_end", "pong", "bad_message", "refused")
+CONTROL_TYPES = (
+    "hello",
+    "live",
+    "bookmark",
+    "gap",
+    "reset",
+    "stream_end",
+    "pong",
+    "authenticated",
+    "bad_message",
+    "refused",
+)
 
 _encoder = msgspec.json.Encoder()
 

@@ -205,7 +205,8 @@ class Client:
             ended=row.ends,
             current=partial(self.world.current, self.subject),
             jumps=self.position is None or not self.lossless,
-            pace=Pace(INTERVAL, None, partial(self.world.watch, self.subject)),
+            pace=Pace(INTERVAL, None),
+            watch=partial(self.world.watch, self.subject),
         )
         try:
             if await subscription.has_nothing_more():

@@ -35,7 +35,12 @@ from tests.support.previews import (
 from tests.support.readers import eventually
 from tests.support.server import running as server_running
 
-SETTINGS = {"previews_per_tenant": 60, "preview_ttl_seconds": 600}
+SETTINGS = {
+    "previews_per_tenant": 60,
+    "preview_ttl_seconds": 600,
+    "trusted_proxies": "127.0.0.1",
+    "origins": "http://a.test",
+}
 TICKETS = "/api/v1/stream-tickets"
 COOKIE = "tailrace_preview"
 SECONDS = 30.0  # nothing here takes that long, however busy the machine
@@ -819,7 +824,7 @@ async def test_what_is_forwarded_says_who_asks(door: Door) -> None:
     assert values(headers, "x-forwarded-for") == ["127.0.0.1"]
     assert values(headers, "x-forwarded-proto") == ["http"]
     assert values(headers, "forwarded") == values(headers, "x-real-ip") == []
-    # uvicorn takes whoever asks from loopback for a proxy of ours, and believes it who was before it
+    # who asks from loopback is a proxy of ours here, and is believed who was before it
     proxied = {"x-forwarded-for": "6.6.6.6, 7.7.7.7", "x-forwarded-proto": "https"}
     headers = (await door.seen(headers=proxied))["headers"]
     assert values(headers, "x-forwarded-for") == ["7.7.7.7"]
@@ -911,7 +916,7 @@ async def test_line_ends_do_not_pass_in_targets_or_headers(door: Door) -> None:
 @pytest.mark.parametrize("target", ["/caf\xe9", "/x?caf\xe9", "/#fragment", "/x#y?z", "/\\evil.test", "/^`"])
 async def test_targets_that_are_none_are_answered_all_the_same(door: Door, target: str) -> None:
     answer = await door.wire(door.head("GET", target))
-    assert re.match(rb"HTTP/1\.1 (200|400|502) ", answer), answer
+    assert re.match(rb"HTTP/1\.1 (200|400|403|502) ", answer), answer
 
 
 @pytest.mark.parametrize(
@@ -1095,7 +1100,7 @@ async def test_a_ticket_in_other_addresses_is_not_used(
 ) -> None:
     generation = preview["generation_id"]
     ticket = await ticket_for(client, generation)
-    for path in (f"{preview_url(generation)}/app/seen", preview_url(generation), "/", "/health"):
+    for path in (f"{preview_url(generation)}/app/seen", "/", "/health"):
         answer = await client.get(path, params={"ticket": ticket})
         assert "set-cookie" not in answer.headers
     closed = Door("origin", tailrace.url, "", {"host": host_of(preview)}, "")
@@ -1163,7 +1168,7 @@ async def test_hosts_that_only_look_like_a_previews_reach_no_program(
         door = Door("origin", tailrace.url, "", {"host": host, "cookie": cookie}, "")
         for target in ("/seen", f"{preview_url('nothing-like-this')}/app/seen"):
             answer = await door.ask("GET", target)
-            assert answer.status_code in (400, 404), (host, answer.text)
+            assert answer.status_code in (400, 403, 404), (host, answer.text)
             assert '"target"' not in answer.text
     unknown = Door("origin", tailrace.url, "", {"host": "prv-01jzzzzzzzzzzzzzzzzzzzzzzz.localhost"}, "")
     assert problem_of(await unknown.ask("GET", "/"), 404)["detail"] == "There is no such preview."
@@ -1304,7 +1309,7 @@ async def test_a_websocket_of_odd_targets_and_hosts_is_answered(tailrace: Served
         reader, writer = await asyncio.open_connection(*door.address)
         writer.write(odd.head("GET", target, *upgrade).replace(b"connection: close", b"connection: upgrade"))
         async with asyncio.timeout(SECONDS):
-            assert re.match(rb"HTTP/1.1 (101|400|502) ", await reader.readline()), (host, target)
+            assert re.match(rb"HTTP/1.1 (101|400|403|502) ", await reader.readline()), (host, target)
         writer.close()
 
 
@@ -1358,7 +1363,7 @@ async def test_hundreds_of_websockets_at_once_pass_and_leave_nothing(door: Door,
             await opened.recv()
             await opened.send("x")
         assert {await opened.recv() for opened in sockets} == {"x"}
-        assert opened_files() >= before + 600
+        assert opened_files() >= before + 590  # another connection may have gone meanwhile
     await eventually(lambda: opened_files() <= before + 5, "all are closed", SECONDS)
 
 

@@ -16,5 +16,5 @@ def backend_of(connection: Connection) -> Backend:
 
 
 async def preview_of(connection: Connection, generation_id: str) -> Preview:
-    """The generation's newest preview. Raise Missing."""
-    return await backend_of(connection).subscriptions.require(principal_of(connection).tenant, generation_id)
+    """The generation's newest preview. Raise Missing, Forbidden."""
+    return await backend_of(connection).subscriptions.require(principal_of(connection), generation_id)

@@ -12,7 +12,7 @@ from services.previews.logs import LOG_PARAMETERS, LogPage, query_of
 from shared.edge.admission import AnyRequest
 
 
-@get(f"{PREVIEW}/logs", parameters=LOG_PARAMETERS)
+@get(f"{PREVIEW}/logs", parameters=LOG_PARAMETERS, scope="previews:read")
 async def read_logs(request: AnyRequest, generation_id: FromPath[str]) -> Response[LogPage] | Stream:
     """Stored lines, narrowed by number, level, stream and text; with `Accept: text/plain` as text, and all of them
     unless told.

@@ -24,7 +24,7 @@ from shared.edge.problems import BadInput
 from shared.protocol.position import Position
 
 
-@post(PREVIEW, status_code=202, parameters=("replace",))
+@post(PREVIEW, status_code=202, parameters=("replace",), scope="previews:write")
 async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data: CreatePreview) -> Response[Any]:
     """Launch a generated program. It is `preparing` now; its streams tell what becomes of it.
 
@@ -55,14 +55,14 @@ async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data
         recipe=recipe,
         files=data.files,
     )
-    return _shown(await backend.launch(new, key, replace=flag(request, "replace")), status=202)
+    return _shown(await backend.launch(new, key, principal, replace=flag(request, "replace")), status=202)
 
 
-@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS))
+@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS), scope="previews:read")
 async def list_previews(request: AnyRequest) -> PreviewPage:
     """Previews, newest first."""
     asked = listing(request, "prv", FILTERS, {"status": get_args(PreviewState), "kind": get_args(Kind)})
-    backend, tenant = backend_of(request), principal_of(request).tenant
+    backend, tenant = backend_of(request), principal_of(request).reach
     previews, epoch, head = await backend.store.page(backend.store.pool, tenant, asked)
     more = len(previews) > asked.limit
     previews = previews[: asked.limit]
@@ -70,7 +70,7 @@ async def list_previews(request: AnyRequest) -> PreviewPage:
     return PreviewPage(shown, previews[-1].id if more else None, str(Position(epoch, head)))
 
 
-@get(PREVIEW)
+@get(PREVIEW, scope="previews:read")
 async def get_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[PreviewView | None]:
     """The generation's newest preview."""
     shown = backend_of(request).shown(await preview_of(request, generation_id))
@@ -80,7 +80,7 @@ async def get_preview(request: AnyRequest, generation_id: FromPath[str]) -> Resp
     return Response(shown, headers={"etag": etag})
 
 
-@delete(PREVIEW, status_code=202)
+@delete(PREVIEW, status_code=202, scope="previews:write")
 async def stop_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[Any]:
     """Stop an active preview: 202, its output stays. Remove one that has ended, with its output: 204."""
     backend, preview = backend_of(request), await preview_of(request, generation_id)
@@ -90,14 +90,14 @@ async def stop_preview(request: AnyRequest, generation_id: FromPath[str]) -> Res
     return _shown(backend.shown(await backend.stop(preview)), status=202)
 
 
-@post(f"{PREVIEW}/restart", status_code=202)
+@post(f"{PREVIEW}/restart", status_code=202, scope="previews:write")
 async def restart_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[PreviewView]:
     """Start the program again, from its files: the next attempt of the same preview, whose streams go on."""
     backend, preview = backend_of(request), await preview_of(request, generation_id)
     return _shown(backend.shown(await backend.restart(preview)), status=202)
 
 
-@patch(f"{PREVIEW}/files")
+@patch(f"{PREVIEW}/files", scope="previews:write")
 async def change_files(request: AnyRequest, generation_id: FromPath[str], data: ChangeFiles) -> Response[PreviewView]:
     """Write or remove files where the program runs, and for its next attempts: all, or none if one is refused."""
     backend, preview = backend_of(request), await preview_of(request, generation_id)

@@ -16,6 +16,7 @@ from shared.edge.admission import (
     Follow,
     Subscription,
 )
+from shared.edge.auth.scopes import PUBLIC
 from shared.edge.polling import answer, poll_of
 from shared.edge.sse import EventStream
 from shared.edge.websocket import serve_channels, serve_stream
@@ -23,21 +24,21 @@ from shared.edge.websocket import serve_channels, serve_stream
 TAIL_PARAMETERS = (*STREAM_PARAMETERS, "tail")
 
 
-@get(f"{PREVIEW}/logs/stream", parameters=TAIL_PARAMETERS)
+@get(f"{PREVIEW}/logs/stream", parameters=TAIL_PARAMETERS, scope="previews:read")
 async def stream_logs(request: AnyRequest, generation_id: FromPath[str]) -> Response[Any]:
     """The preview's output, from its last lines unless told, until it ends; as server-sent events."""
     backend = backend_of(request)
     return await EventStream.admit(await backend.subscriptions.logs(request, generation_id), backend.streams)
 
 
-@websocket(f"{PREVIEW}/logs/stream", parameters=TAIL_PARAMETERS)
+@websocket(f"{PREVIEW}/logs/stream", parameters=TAIL_PARAMETERS, scope="previews:read")
 async def stream_logs_socket(socket: AnyWebSocket, generation_id: FromPath[str]) -> None:
     """The same over a WebSocket."""
     backend = backend_of(socket)
     await serve_stream(socket, backend.streams, lambda: backend.subscriptions.logs(socket, generation_id))
 
 
-@get(f"{PREVIEW}/logs/events", parameters=(*POLL_PARAMETERS, "tail"))
+@get(f"{PREVIEW}/logs/events", parameters=(*POLL_PARAMETERS, "tail"), scope="previews:read")
 async def poll_logs(request: AnyRequest, generation_id: FromPath[str]) -> Response[Any]:
     """The preview's events after a position, as JSON or ndjson."""
     backend = backend_of(request)
@@ -45,14 +46,14 @@ async def poll_logs(request: AnyRequest, generation_id: FromPath[str]) -> Respon
     return await answer(subscription, poll_of(request), backend.streams)
 
 
-@get(f"{BASE}/stream", parameters=STREAM_PARAMETERS)
+@get(f"{BASE}/stream", parameters=STREAM_PARAMETERS, scope="previews:read")
 async def stream_previews(request: AnyRequest) -> Response[Any]:
     """What becomes of all previews, from now unless told; as server-sent events."""
     backend = backend_of(request)
     return await EventStream.admit(backend.subscriptions.feed(request), backend.streams)
 
 
-@websocket(f"{BASE}/stream", parameters=STREAM_PARAMETERS)
+@websocket(f"{BASE}/stream", parameters=STREAM_PARAMETERS, scope="previews:read")
 async def stream_previews_socket(socket: AnyWebSocket) -> None:
     """The same over a WebSocket."""
     backend = backend_of(socket)
@@ -63,14 +64,14 @@ async def stream_previews_socket(socket: AnyWebSocket) -> None:
     await serve_stream(socket, backend.streams, admit)
 
 
-@get(f"{BASE}/events", parameters=POLL_PARAMETERS)
+@get(f"{BASE}/events", parameters=POLL_PARAMETERS, scope="previews:read")
 async def poll_previews(request: AnyRequest) -> Response[Any]:
     """What became of all previews after a position."""
     backend = backend_of(request)
     return await answer(backend.subscriptions.feed(request, polling=True), poll_of(request), backend.streams)
 
 
-@websocket(f"{BASE}/ws")
+@websocket(f"{BASE}/ws", scope="previews:read")
 async def follow_channels(socket: AnyWebSocket) -> None:
     """Any number of streams on one WebSocket; `channel` is `preview/<generation>` or `previews`."""
     backend = backend_of(socket)
@@ -81,7 +82,7 @@ async def follow_channels(socket: AnyWebSocket) -> None:
     await serve_channels(socket, backend.streams, admit)
 
 
-@get(f"{BASE}/schema/events.json")
+@get(f"{BASE}/schema/events.json", scope=PUBLIC)
 async def event_schema() -> dict[str, Any]:
     """JSON Schema of the events in this service's streams."""
     return SCHEMA.json_schema()

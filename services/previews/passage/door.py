@@ -10,7 +10,10 @@ import secrets
 from typing import Any
 from urllib.parse import unquote
 
+from msgspec import Struct
+
 from services.previews.model import SERVING, Preview, passage_of
+from services.previews.owners import check_owner
 from services.previews.passage import http, websocket
 from services.previews.passage.headers import COOKIE, cookies_in, is_service_worker
 from services.previews.passage.way import Way
@@ -19,14 +22,25 @@ from services.previews.programs import Programs
 from services.previews.store import PreviewStore
 from services.previews.subscriptions import Subscriptions
 from shared.channel.log import LogUnavailable
+from shared.edge.auth.permit import Permit
+from shared.edge.auth.scopes import allows
+from shared.edge.connection import connection_of
+from shared.edge.gate import entry_of
 from shared.edge.ids import is_id
-from shared.edge.principal import principal_of_scope
-from shared.edge.problems import Away, Conflict, Forbidden, Missing, Problem
-from shared.edge.tickets import Tickets
+from shared.edge.principal import Principal
+from shared.edge.problems import Away, Conflict, Forbidden, Missing, OutOfScope, Problem
 
 PASSAGE = re.compile(r"/api/v1/generations/([^/]+)/preview/app(/.*)?", re.DOTALL)
 _RAW_PASSAGE = re.compile(PASSAGE.pattern.encode(), re.DOTALL)
 MAX_COOKIES = 1_000
+USE = ("previews:use",)
+
+
+class _Entered(Struct, frozen=True):
+    """Who came in, and to which preview."""
+
+    preview_id: str
+    principal: Principal
 
 
 class Doors:
@@ -37,15 +51,13 @@ class Doors:
         programs: Programs,
         store: PreviewStore,
         subscriptions: Subscriptions,
-        tickets: Tickets,
         domain: str,
     ) -> None:
         self._programs = programs
         self._store = store
         self._subscriptions = subscriptions
-        self._tickets = tickets
         self._domain = domain
-        self._entered: dict[str, str] = {}  # hashes of cookies, and the previews they open
+        self._entered: dict[str, _Entered] = {}  # by the hashes of cookies
 
     def preview_of_host(self, host: str) -> str | None:
         """The id of the preview whose own origin this is."""
@@ -62,11 +74,13 @@ class Doors:
             match = _RAW_PASSAGE.fullmatch(_path(scope))
             if match is None:
                 raise Missing("There is nothing at this URL.")  # a slash of the passage's own was escaped
-            tenant = principal_of_scope(scope).tenant
-            preview = await self._subscriptions.require(tenant, unquote(match[1].decode("latin-1")))
+            entry = entry_of(scope)
+            entry.demand(USE)
+            preview = await self._subscriptions.require(entry.principal, unquote(match[1].decode("latin-1")))
             _refuse_service_worker(scope)
             program = self._program(preview)
-            await hand_through(scope, receive, send, Way(program.socket, _target(scope, match[2] or b"/"), "passage"))
+            way = Way(program.socket, _target(scope, match[2] or b"/"), "passage")
+            await hand_through(scope, receive, send, way, entry.permit_of(entry.principal))
         except (Problem, LogUnavailable) as problem:
             await _tell(send, scope, problem)
 
@@ -80,13 +94,24 @@ class Doors:
             if ticket is not None and scope["type"] == "http":
                 await self._admit(scope, send, preview, ticket)
                 return
-            if not any(self._entered.get(_hash(cookie)) == preview.id for cookie in cookies_in(scope["headers"])):
-                raise Forbidden("Enter with a ticket: POST /api/v1/stream-tickets gives one for the preview's passage.")
+            permit = self._permit(scope, preview)
             _refuse_service_worker(scope)
             program = self._program(preview)
-            await hand_through(scope, receive, send, Way(program.socket, _target(scope, _path(scope)), "origin"))
+            way = Way(program.socket, _target(scope, _path(scope)), "origin")
+            await hand_through(scope, receive, send, way, permit)
         except (Problem, LogUnavailable) as problem:
             await _tell(send, scope, problem)
+
+    def _permit(self, scope: Any, preview: Preview) -> Permit:
+        """What a cookie stands for: whoever entered, while the token behind the ticket is good. Raise Forbidden."""
+        for cookie in cookies_in(scope["headers"]):
+            entered = self._entered.get(_hash(cookie))
+            if entered is not None and entered.preview_id == preview.id:
+                permit = entry_of(scope).permit_of(entered.principal)
+                if permit.why_over() is None:
+                    check_owner(entered.principal, preview.owner)
+                    return permit
+        raise Forbidden("Enter with a ticket: POST /api/v1/stream-tickets gives one for the preview's passage.")
 
     def _program(self, preview: Preview) -> Program:
         program = self._programs.get(preview.id)
@@ -96,14 +121,18 @@ class Doors:
 
     async def _admit(self, scope: Any, send: Any, preview: Preview, ticket: str) -> None:
         """A ticket becomes a cookie; the browser comes again without it in the address."""
-        path = f"{passage_of(preview.generation_id)}/"
-        principal = await self._tickets.redeem(ticket, path)
+        path = unquote(f"{passage_of(preview.generation_id)}/")
+        entry = entry_of(scope)
+        principal = await entry.redeem(ticket, path)
         if principal is None or principal.tenant != preview.tenant:
             raise Forbidden("This ticket is used, too old, or for something else: get another.")
+        check_owner(principal, preview.owner)
+        if not allows(principal, *USE):
+            raise OutOfScope(USE)
         cookie = secrets.token_urlsafe(32)
         while len(self._entered) >= MAX_COOKIES:
             del self._entered[next(iter(self._entered))]
-        self._entered[_hash(cookie)] = preview.id
+        self._entered[_hash(cookie)] = _Entered(preview.id, principal)
         secure = "; Secure" if scope["scheme"] == "https" else ""
         told = f"{COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax{secure}"
         headers = [
@@ -117,9 +146,14 @@ class Doors:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def hand_through(scope: Any, receive: Any, send: Any, way: Way) -> None:
+async def hand_through(scope: Any, receive: Any, send: Any, way: Way, permit: Permit) -> None:
+    """Until both are done, or the caller's token has ended: then the connection is cut, whatever it carries."""
     transport = http if scope["type"] == "http" else websocket
-    await transport.hand_through(scope, receive, send, way)
+    permit.watch(lambda reason: connection_of(scope).abort())
+    try:
+        await transport.hand_through(scope, receive, send, way)
+    finally:
+        permit.close()
 
 
 def _path(scope: Any) -> bytes:
@@ -151,6 +185,5 @@ def _hash(cookie: str) -> str:
 
 async def _tell(send: Any, scope: Any, error: Exception) -> None:
     problem = error if isinstance(error, Problem) else Away(str(error), retry_after_seconds=2)
-    after = problem.retry_after_seconds
-    headers = () if after is None else ((b"retry-after", str(after).encode()),)
+    headers = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
     await http.refuse(send, scope, problem.status, problem.detail, headers)

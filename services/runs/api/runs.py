@@ -29,7 +29,7 @@ DETAIL_EVENTS = 1_000
 MAX_WAIT_SECONDS = 60
 
 
-@post(BASE)
+@post(BASE, scope="runs:write")
 async def create_run(request: AnyRequest, data: CreateRun) -> Response[Any]:
     """Start a run. `inline` answers 201 and is running already; `queued` answers 202 and waits for a worker.
 
@@ -49,7 +49,7 @@ async def create_run(request: AnyRequest, data: CreateRun) -> Response[Any]:
     return Response(run, status_code=status, headers={**headers, "etag": etag_of(run.last_position)})
 
 
-@post(f"{BASE}/batch", status_code=202)
+@post(f"{BASE}/batch", status_code=202, scope="runs:write")
 async def create_batch(request: AnyRequest, data: CreateBatch) -> Response[Any]:
     """Start several runs of the same kind, one `stagger_ms` after the other."""
     fields = msgspec.structs.asdict(data)
@@ -61,7 +61,7 @@ async def create_batch(request: AnyRequest, data: CreateBatch) -> Response[Any]:
     return Response(RunList(msgspec.json.decode(answer, type=list[RunView])), status_code=202)
 
 
-@post(f"{BASE}/{{run_id:str}}/retry", status_code=202)
+@post(f"{BASE}/{{run_id:str}}/retry", status_code=202, scope="runs:write")
 async def retry_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunView]:
     """Start a run like one that has ended, as a new run."""
     backend = backend_of(request)
@@ -127,22 +127,22 @@ async def _ended(backend: Backend, request: AnyRequest, run: RunView, seconds: f
     return view(await backend.subscriptions.require(tenant, run.id), backend.channel.state.epoch)
 
 
-@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS))
+@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS), scope="runs:read")
 async def list_runs(request: AnyRequest) -> RunPage:
     """Runs, newest first."""
     asked = listing(request, "run", FILTERS, {"status": get_args(RunStatus), "mode": get_args(Mode)})
-    store, tenant = backend_of(request).store, principal_of(request).tenant
+    store, tenant = backend_of(request).store, principal_of(request).reach
     runs, epoch, head = await store.page(store.pool, tenant, asked)
     more = len(runs) > asked.limit
     runs = runs[: asked.limit]
     return RunPage([view(run, epoch) for run in runs], runs[-1].id if more else None, str(Position(epoch, head)))
 
 
-@get(f"{BASE}/{{run_id:str}}")
+@get(f"{BASE}/{{run_id:str}}", scope="runs:read")
 async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDetail | None]:
     """A run with its stored events."""
     backend = backend_of(request)
-    run = await backend.subscriptions.require(principal_of(request).tenant, run_id)
+    run = await backend.subscriptions.require(principal_of(request).reach, run_id)
     channel = backend.channel
     shown = view(run, channel.state.epoch)
     etag = etag_of(shown.last_position)
@@ -159,15 +159,15 @@ async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDet
     return Response(detail, headers={"etag": etag})
 
 
-@post(f"{BASE}/{{run_id:str}}/cancel", status_code=202)
+@post(f"{BASE}/{{run_id:str}}/cancel", status_code=202, scope="runs:write")
 async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> RunState:
     """Ask a run to stop. A queued one is cancelled at once, a running one when its worker has noticed."""
     check_id(run_id)
-    run, epoch = await backend_of(request).lifecycle.cancel(principal_of(request).tenant, run_id)
+    run, epoch = await backend_of(request).lifecycle.cancel(principal_of(request).reach, run_id)
     return RunState(view(run, epoch), cancel=run.should_stop)
 
 
-@post(f"{BASE}/{{run_id:str}}/input", status_code=202)
+@post(f"{BASE}/{{run_id:str}}/input", status_code=202, scope="runs:write")
 async def input_run(request: AnyRequest, run_id: FromPath[str], data: InputRun) -> RunState:
     """Give a run that is `waiting_input` what it waits for; it is running again."""
     check_id(run_id)
@@ -175,7 +175,7 @@ async def input_run(request: AnyRequest, run_id: FromPath[str], data: InputRun) 
     return RunState(view(run, epoch), cancel=run.should_stop)
 
 
-@delete(f"{BASE}/{{run_id:str}}", status_code=204)
+@delete(f"{BASE}/{{run_id:str}}", status_code=204, scope="runs:write")
 async def delete_run(request: AnyRequest, run_id: FromPath[str]) -> None:
     """Remove a run that has ended; its events are gone from every read."""
     check_id(run_id)

@@ -26,7 +26,7 @@ WORKER = f"{SESSION}/workers/{{worker:str}}"
 BOTH_PARAMETERS = tuple(dict.fromkeys((*STREAM_PARAMETERS, *POLL_PARAMETERS)))
 
 
-@post(f"{SESSION}/events", status_code=200)
+@post(f"{SESSION}/events", status_code=200, scope="sessions:write")
 async def publish(request: AnyRequest, session_id: FromPath[str], data: AppendEvents) -> Published:
     """Publish events into a session: all of them or none."""
     check_session(session_id)
@@ -38,19 +38,19 @@ async def publish(request: AnyRequest, session_id: FromPath[str], data: AppendEv
     )
 
 
-@get(f"{SESSION}/stream", parameters=STREAM_PARAMETERS)
+@get(f"{SESSION}/stream", parameters=STREAM_PARAMETERS, scope="sessions:read")
 async def stream_session(request: AnyRequest, session_id: FromPath[str]) -> Response[Any]:
     """The session's events; without a position, only what makes visible messages or sets state is replayed."""
     return await _stream(request, backend_of(request).subscriptions.session(request, session_id))
 
 
-@websocket([f"{SESSION}/stream", f"{SESSION}/events"], parameters=STREAM_PARAMETERS)
+@websocket([f"{SESSION}/stream", f"{SESSION}/events"], parameters=STREAM_PARAMETERS, scope="sessions:read")
 async def stream_session_socket(socket: AnyWebSocket, session_id: FromPath[str]) -> None:
     """The same over a WebSocket."""
     await _serve(socket, lambda: backend_of(socket).subscriptions.session(socket, session_id))
 
 
-@get(f"{SESSION}/events", parameters=BOTH_PARAMETERS)
+@get(f"{SESSION}/events", parameters=BOTH_PARAMETERS, scope="sessions:read")
 async def poll_session(request: AnyRequest, session_id: FromPath[str]) -> Response[Any]:
     """The session's events as JSON or ndjson, or streamed when `Accept` asks for `text/event-stream`."""
     polling = not _wants_stream(request)
@@ -58,19 +58,19 @@ async def poll_session(request: AnyRequest, session_id: FromPath[str]) -> Respon
     return await (_poll(request, subscription) if polling else _stream(request, subscription))
 
 
-@get(f"{WORKER}/stream", parameters=STREAM_PARAMETERS)
+@get(f"{WORKER}/stream", parameters=STREAM_PARAMETERS, scope="sessions:read")
 async def stream_worker(request: AnyRequest, session_id: FromPath[str], worker: FromPath[str]) -> Response[Any]:
     """Everything of one worker in the session, from the start unless told."""
     return await _stream(request, backend_of(request).subscriptions.session(request, session_id, worker=worker))
 
 
-@websocket([f"{WORKER}/stream", f"{WORKER}/events"], parameters=STREAM_PARAMETERS)
+@websocket([f"{WORKER}/stream", f"{WORKER}/events"], parameters=STREAM_PARAMETERS, scope="sessions:read")
 async def stream_worker_socket(socket: AnyWebSocket, session_id: FromPath[str], worker: FromPath[str]) -> None:
     """The same over a WebSocket."""
     await _serve(socket, lambda: backend_of(socket).subscriptions.session(socket, session_id, worker=worker))
 
 
-@get(f"{WORKER}/events", parameters=BOTH_PARAMETERS)
+@get(f"{WORKER}/events", parameters=BOTH_PARAMETERS, scope="sessions:read")
 async def poll_worker(request: AnyRequest, session_id: FromPath[str], worker: FromPath[str]) -> Response[Any]:
     """One worker's events, as JSON or ndjson, or streamed when `Accept` asks for it."""
     polling = not _wants_stream(request)

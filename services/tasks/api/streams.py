@@ -16,6 +16,7 @@ from shared.edge.admission import (
     Follow,
     Subscription,
 )
+from shared.edge.auth.scopes import PUBLIC
 from shared.edge.polling import answer, poll_of
 from shared.edge.sse import EventStream
 from shared.edge.websocket import serve_channels, serve_stream
@@ -23,21 +24,21 @@ from shared.edge.websocket import serve_channels, serve_stream
 PACED_PARAMETERS = (*STREAM_PARAMETERS, "interval", "max_ticks")
 
 
-@get(f"{BASE}/{{task_id:str}}/stream", parameters=PACED_PARAMETERS)
+@get(f"{BASE}/{{task_id:str}}/stream", parameters=PACED_PARAMETERS, scope="tasks:read")
 async def stream_task(request: AnyRequest, task_id: FromPath[str]) -> Response[Any]:
     """The task's present snapshot, then the newest at most once per interval, until it ends; as server-sent events."""
     backend = backend_of(request)
     return await EventStream.admit(await backend.subscriptions.task(request, task_id), backend.streams)
 
 
-@websocket(f"{BASE}/{{task_id:str}}/stream", parameters=PACED_PARAMETERS)
+@websocket(f"{BASE}/{{task_id:str}}/stream", parameters=PACED_PARAMETERS, scope="tasks:read")
 async def stream_task_socket(socket: AnyWebSocket, task_id: FromPath[str]) -> None:
     """The same over a WebSocket."""
     backend = backend_of(socket)
     await serve_stream(socket, backend.streams, lambda: backend.subscriptions.task(socket, task_id))
 
 
-@get(f"{BASE}/{{task_id:str}}/events", parameters=POLL_PARAMETERS)
+@get(f"{BASE}/{{task_id:str}}/events", parameters=POLL_PARAMETERS, scope="tasks:read")
 async def poll_task(request: AnyRequest, task_id: FromPath[str]) -> Response[Any]:
     """The task's snapshots after a position, all that are stored; without one, the present snapshot."""
     backend = backend_of(request)
@@ -45,14 +46,14 @@ async def poll_task(request: AnyRequest, task_id: FromPath[str]) -> Response[Any
     return await answer(subscription, poll_of(request), backend.streams)
 
 
-@get(f"{BASE}/stream", parameters=STREAM_PARAMETERS)
+@get(f"{BASE}/stream", parameters=STREAM_PARAMETERS, scope="tasks:read")
 async def stream_board(request: AnyRequest) -> Response[Any]:
     """Snapshots of all tasks, and which are deleted, from now unless told; as server-sent events."""
     backend = backend_of(request)
     return await EventStream.admit(backend.subscriptions.board(request), backend.streams)
 
 
-@websocket(f"{BASE}/stream", parameters=STREAM_PARAMETERS)
+@websocket(f"{BASE}/stream", parameters=STREAM_PARAMETERS, scope="tasks:read")
 async def stream_board_socket(socket: AnyWebSocket) -> None:
     """The same over a WebSocket."""
     backend = backend_of(socket)
@@ -63,14 +64,14 @@ async def stream_board_socket(socket: AnyWebSocket) -> None:
     await serve_stream(socket, backend.streams, admit)
 
 
-@get(f"{BASE}/events", parameters=POLL_PARAMETERS)
+@get(f"{BASE}/events", parameters=POLL_PARAMETERS, scope="tasks:read")
 async def poll_board(request: AnyRequest) -> Response[Any]:
     """Snapshots of all tasks after a position."""
     backend = backend_of(request)
     return await answer(backend.subscriptions.board(request, polling=True), poll_of(request), backend.streams)
 
 
-@websocket(f"{BASE}/ws")
+@websocket(f"{BASE}/ws", scope="tasks:read")
 async def follow_channels(socket: AnyWebSocket) -> None:
     """Any number of streams on one WebSocket; `channel` is `task/<id>` or `tasks`."""
     backend = backend_of(socket)
@@ -81,7 +82,7 @@ async def follow_channels(socket: AnyWebSocket) -> None:
     await serve_channels(socket, backend.streams, admit)
 
 
-@get(f"{BASE}/schema/events.json")
+@get(f"{BASE}/schema/events.json", scope=PUBLIC)
 async def event_schema() -> dict[str, Any]:
     """JSON Schema of the events in this service's streams."""
     return SCHEMA.json_schema()

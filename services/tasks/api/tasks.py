@@ -23,7 +23,7 @@ from shared.protocol.position import Position
 MERGE_PATCH = "application/merge-patch+json"
 
 
-@post(BASE)
+@post(BASE, scope="tasks:write")
 async def create_task(request: AnyRequest, data: CreateTask) -> Response[TaskView]:
     """Make a task, `queued` or `running`. With `Idempotency-Key`, the same request gets the same answer."""
     principal = principal_of(request)
@@ -33,22 +33,22 @@ async def create_task(request: AnyRequest, data: CreateTask) -> Response[TaskVie
     return _shown(shown, status=201, location=f"{BASE}/{shown.id}")
 
 
-@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS))
+@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS), scope="tasks:read")
 async def list_tasks(request: AnyRequest) -> TaskPage:
     """Tasks, newest first."""
     asked = listing(request, "task", FILTERS, {"status": get_args(TaskStatus)})
-    store, tenant = backend_of(request).store, principal_of(request).tenant
+    store, tenant = backend_of(request).store, principal_of(request).reach
     tasks, epoch, head = await store.page(store.pool, tenant, asked)
     more = len(tasks) > asked.limit
     tasks = tasks[: asked.limit]
     return TaskPage([view(task, epoch) for task in tasks], tasks[-1].id if more else None, str(Position(epoch, head)))
 
 
-@get(f"{BASE}/{{task_id:str}}")
+@get(f"{BASE}/{{task_id:str}}", scope="tasks:read")
 async def get_task(request: AnyRequest, task_id: FromPath[str]) -> Response[TaskView | None]:
     """A task as it is now."""
     backend = backend_of(request)
-    task = await backend.subscriptions.require(principal_of(request).tenant, task_id)
+    task = await backend.subscriptions.require(principal_of(request).reach, task_id)
     shown = view(task, backend.channel.state.epoch)
     etag = etag_of(shown.last_position)
     if is_known(request, etag):
@@ -56,7 +56,7 @@ async def get_task(request: AnyRequest, task_id: FromPath[str]) -> Response[Task
     return Response(shown, headers={"etag": etag})
 
 
-@patch(f"{BASE}/{{task_id:str}}", media_types=(MERGE_PATCH, "application/json"))
+@patch(f"{BASE}/{{task_id:str}}", media_types=(MERGE_PATCH, "application/json"), scope="tasks:write")
 async def patch_task(request: AnyRequest, task_id: FromPath[str], data: dict[str, Any]) -> Response[TaskView]:
     """Change what a JSON merge patch (RFC 7396) names; `If-Match` guards against changes of others."""
     check_id(task_id)
@@ -64,7 +64,7 @@ async def patch_task(request: AnyRequest, task_id: FromPath[str], data: dict[str
     return _changed(*await lifecycle.patch(tenant, task_id, data, _unchanged(request)))
 
 
-@post(f"{BASE}/{{task_id:str}}/cancel", status_code=200)
+@post(f"{BASE}/{{task_id:str}}/cancel", status_code=200, scope="tasks:write")
 async def cancel_task(request: AnyRequest, task_id: FromPath[str]) -> Response[TaskView]:
     """End a task as `cancelled`, and ask its runs to stop."""
     check_id(task_id)
@@ -72,7 +72,7 @@ async def cancel_task(request: AnyRequest, task_id: FromPath[str]) -> Response[T
     return _changed(*await lifecycle.cancel(tenant, task_id, _unchanged(request)))
 
 
-@delete(f"{BASE}/{{task_id:str}}", status_code=204)
+@delete(f"{BASE}/{{task_id:str}}", status_code=204, scope="tasks:write")
 async def delete_task(request: AnyRequest, task_id: FromPath[str]) -> None:
     """Remove a task; its snapshots are gone from every read. Its runs go on."""
     check_id(task_id)

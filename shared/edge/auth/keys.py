@@ -51,6 +51,10 @@ class Keys(Protocol):
         """The key of a token with this header; None: there is none. Raise KeysUnavailable when nobody can say."""
         ...
 
+    def failing(self) -> str:
+        """Why `/ready` should complain; empty when all is well."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -67,6 +71,9 @@ class OneKey:
 
     async def find(self, kid: str | None, algorithm: str) -> Key | None:
         return self._key if algorithm in self._key.algorithms else None
+
+    def failing(self) -> str:
+        return ""
 
     async def aclose(self) -> None:
         return None

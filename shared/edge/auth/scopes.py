@@ -23,6 +23,10 @@ SCOPES: Mapping[str, str] = {
 }
 ALL = frozenset(SCOPES)
 
+# what an operation asks for is one of the scopes it names, or
+ANY: tuple[str, ...] = ()  # none: whoever has a token may
+PUBLIC = None  # not even a token; for what is the same for everybody
+
 # Who may write is shown what was written, so a refusal to read it would protect nothing. Not so sessions:write, whose
 # answers hold no more than positions, nor runs:work, which shows the leased run alone: an agent needs no more.
 _IMPLIED: Mapping[str, tuple[str, ...]] = {

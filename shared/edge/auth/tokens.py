@@ -114,6 +114,10 @@ class Verifier:
             is_service=SERVICE_SCOPE in claims.scopes,
         )
 
+    def failing(self) -> str:
+        """Why `/ready` should complain; empty when all is well."""
+        return self._keys.failing()
+
     async def aclose(self) -> None:
         """Let go of what it holds."""
         await self._keys.aclose()
@@ -125,7 +129,7 @@ class Verifier:
             raise TokenRefused("The token is from another issuer.")
         if self._rules.audience not in audiences:
             raise TokenRefused("The token is for another audience.")
-        if now >= claims.exp + LEEWAY_SECONDS:
+        if now >= claims.exp:  # without leeway: a stream ends then too, and its client must not come back with this
             raise TokenRefused("The token has expired.")
         if now < claims.nbf - LEEWAY_SECONDS:
             raise TokenRefused("The token is not valid yet.")
