@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from shared.edge.lean import Flag, Mailbox
 
 KEY = "tailrace.connection"
 
@@ -54,6 +57,12 @@ class StreamConnection(Protocol):
         ...
 
 
+class _LeanFlow(FlowControl):
+    def __init__(self, transport: Any) -> None:
+        super().__init__(transport)
+        self._is_writable_event = Flag(is_set=True)  # type: ignore[assignment]  # does the same
+
+
 class StreamingHttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol; the response must be chunked, as one without a length is."""
 
@@ -66,9 +75,17 @@ class StreamingHttpProtocol(HttpToolsProtocol):
         self.is_writable: bool = True
         self.write: Callable[[bytes], object] = transport.write
 
+        self.flow = _LeanFlow(transport)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"][KEY] = self
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before:  # its application has not begun yet
+            self.cycle.message_event = Flag()  # type: ignore[assignment]  # does the same
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -113,6 +130,11 @@ class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
 
     __slots__ = ("_close_sent", "is_writable", "on_full", "on_lost", "write")
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.queue = Mailbox()  # type: ignore[assignment]  # does the same, and so does the other
+        self.writable = Flag(is_set=True)  # type: ignore[assignment]
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.on_lost: Callable[[], object] | None = None
@@ -131,6 +153,12 @@ class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._fill()
+
+    def start_keepalive(self) -> None:
+        """The handshake is over: the parser's frame holds its request for as long as the connection lasts."""
+        super().start_keepalive()
+        self.request.headers.clear()
+        del self.request, self.response
 
     @property
     def close_sent(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from shared.edge import metrics
+from shared.edge import metrics, staying
 from shared.edge.gate import Entry, Gate
 from shared.edge.problems import MEDIA_TYPE, Missing, Unauthorized, document, http_document
 from shared.edge.streams import Streams
@@ -103,6 +103,7 @@ class Front:
             await _refuse(scope, send, error)
             return
         await handler(scope, receive, send)
+        await staying.finish(scope, receive, send)
 
     def _probe(self, scope: Any) -> Asgi | None:
         """What looks whether the process is well: it comes by whatever name and address, and holds nobody's data."""
