@@ -8,15 +8,20 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Control:
-    """Publishes; one request at a time."""
+    """Publishes; one request at a time, or several in one piece."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._rest = b""
 
-    def request(self, request: bytes) -> bytes:
-        """Send a request and return the body of its 2xx answer; anything else raises."""
+    def request(self, request: bytes, answers: int = 1) -> bytes:
+        """Send a request and return the body of its 2xx answer, the last one's if there are several; anything else
+        raises.
+        """
         self.send(request)
+        for _ in range(answers - 1):
+            self.receive()
         return self.receive()
 
     def send(self, request: bytes) -> None:
@@ -25,12 +30,12 @@ class Control:
 
     def receive(self) -> bytes:
         """Wait for the answer to the last request and return the body of a 2xx one; anything else raises."""
-        answer = b""
-        while not _is_complete(answer):
+        while (size := _size(self._rest)) is None or len(self._rest) < size:
             data = self._socket.recv(65536)
             if not data:
                 raise ConnectionError("the server closed the publishing connection")
-            answer += data
+            self._rest += data
+        answer, self._rest = self._rest[:size], self._rest[size:]
         if not answer.startswith(b"HTTP/1.1 2"):
             raise RuntimeError(f"a publish was refused: {answer!r}")
         return answer.partition(b"\r\n\r\n")[2]
@@ -40,9 +45,10 @@ class Control:
         self._socket.close()
 
 
-def _is_complete(answer: bytes) -> bool:
-    head, separator, body = answer.partition(b"\r\n\r\n")
+def _size(answer: bytes) -> int | None:
+    """Bytes of the first answer, once its head is there."""
+    head, separator, _ = answer.partition(b"\r\n\r\n")
     if not separator:
-        return False
+        return None
     length = _LENGTH.search(head)
-    return len(body) >= (int(length[1]) if length else 0)
+    return len(head) + len(separator) + (int(length[1]) if length else 0)

@@ -74,7 +74,8 @@ class Bench:
     def publish(self, burst: int) -> None:
         """Publish `burst` events together and wait until every reader has them."""
         try:
-            self.control.request(self.contender.publish(self.published + 1, burst))
+            request = self.contender.publish(self.published + 1, burst)
+            self.control.request(request, self.contender.answers(burst))
         except (OSError, RuntimeError) as error:
             raise RuntimeError(f"{self.contender.name}: {error}; its output:\n{self.server.output()}") from error
         self.published += burst
