@@ -37,12 +37,12 @@ def one(_: int) -> int:
 class Contender:
     """One server to measure.
 
-    `subscribe` is a reader's whole request, `publish(first, count)` a whole request that publishes that many
-    events together, to which `answers(count)` responses come, each with a Content-Length. `ready` must be among the bytes a reader gets before
-    it can count on live events. `marker` occurs exactly once per event and nowhere else; `number` finds an
-    event's number. `durable`: it keeps events in a database of its own, named to it in TAILRACE_DATABASE_URL, and the
-    latency from publish to receipt is measured as well. `set_up(contender, port)` is called when the server answers and
-    returns the contender with what only then can be known, such as the requests.
+    `subscribe` is a reader's whole request, `publish(first, count)` a whole request that publishes that many events
+    together, to which `answers(count)` responses come, each with a Content-Length. `ready` must be among the bytes a
+    reader gets before it can count on live events. `marker` occurs exactly once per event and nowhere else; `number`
+    finds an event's number. `durable`: it keeps events in a database of its own, named to it in TAILRACE_DATABASE_URL.
+    `set_up(contender, port)` is called when the server answers and returns the contender with what only then can be
+    known, such as the requests.
     """
 
     name: str

@@ -40,6 +40,19 @@ class Control:
             raise RuntimeError(f"a publish was refused: {answer!r}")
         return answer.partition(b"\r\n\r\n")[2]
 
+    def read_until(self, request: bytes, mark: bytes) -> bytes:
+        """Send a request and return what comes up to `mark` and a little beyond."""
+        self.send(request)
+        received = bytearray()
+        seen = 0
+        while received.find(mark, seen) < 0:
+            seen = max(0, len(received) - len(mark))
+            data = self._socket.recv(262_144)
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            received += data
+        return bytes(received)
+
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()

@@ -66,7 +66,9 @@ def publish(first: int, count: int) -> bytes:
 
 def _request(number: int) -> bytes:
     body = event_json(number)
-    head = b"POST /publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    head = (
+        b"POST /publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    )
     return head % (len(body), body)
 
 
