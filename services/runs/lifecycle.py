@@ -163,7 +163,7 @@ class Lifecycle:
 
     async def renew(self, tenant: str, run_id: str, token: str) -> tuple[Lease, bool]:
         """Keep the lease for another period; also whether the run is to stop. Raise Missing, Conflict, Forbidden."""
-        row = await self._store.renew(self._store.pool, run_id, token, self.lease_seconds)
+        row = await self._store.renew(self._store.pool, tenant, run_id, token, self.lease_seconds)
         if row is not None:
             return Lease(token, row["lease_expires_at"]), row["status"] == "cancelling"
         run = await self._store.get(self._store.pool, tenant, run_id)

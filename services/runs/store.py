@@ -157,15 +157,16 @@ class RunStore:
         )
         return [row["id"] for row in found]
 
-    async def renew(self, rows: Rows, run_id: str, token: str, seconds: float) -> Any:
+    async def renew(self, rows: Rows, tenant: str, run_id: str, token: str, seconds: float) -> Any:
         """Extend a lease that is still held; the run's status and the new expiry, None when it is not held."""
         return await rows.fetchrow(
             f"""UPDATE {self._s}.runs SET lease_expires_at = clock_timestamp() + $3::float8 * interval '1 s'
-                WHERE id = $1 AND lease_token = $2 AND lease_expires_at > clock_timestamp()
+                WHERE id = $1 AND lease_token = $2 AND tenant = $4 AND lease_expires_at > clock_timestamp()
                 RETURNING status, lease_expires_at""",
             run_id,
             token,
             seconds,
+            tenant,
         )
 
     async def next_producer_seq(self, rows: Rows, tenant: str, subject: str, producer: str) -> int | None:

@@ -8,13 +8,14 @@ from typing import Annotated
 from litestar import Response, post
 from msgspec import Meta, Struct
 
+from shared.channel.postgres import Database
 from shared.edge.admission import AnyRequest
 from shared.edge.app import build_app
 from shared.edge.auth.scopes import ANY
 from shared.edge.gate import Gate
 from shared.edge.principal import principal_of
 from shared.edge.settings import Settings
-from shared.edge.tickets import Ticket, Tickets
+from shared.edge.tickets import Ticket
 
 
 class TicketAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,25 +27,26 @@ class TicketAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 @post("/api/v1/stream-tickets", status_code=201, scope=ANY)
 async def issue_ticket(request: AnyRequest, data: TicketAsked) -> Response[Ticket]:
     """A ticket for one path, good once and for 30 seconds."""
-    tickets: Tickets = request.app.state.tickets
-    ticket = await tickets.issue(principal_of(request), data.path)
+    gate: Gate = request.app.state.gate
+    ticket = await gate.tickets.issue(principal_of(request), data.path)
     return Response(ticket, status_code=201, headers={"cache-control": "no-store"})
 
 
 class AccessService:
     """Tickets and tokens, in one process."""
 
-    name = "access"
+    name = "stream-tickets"
     prefixes = ("/api/v1/stream-tickets",)
     host_pattern = passage_pattern = None
 
-    def __init__(self, settings: Settings, gate: Gate) -> None:
+    def __init__(self, settings: Settings, gate: Gate, database: Database) -> None:
         self._gate = gate
+        self._database = database
         self.asgi = build_app(self.name, [issue_ticket], settings, None)
-        self.asgi.state.tickets = gate.tickets
+        self.asgi.state.gate = gate
 
     async def start(self) -> None:
-        await self._gate.start()
+        await self._gate.start(self._database)
 
     async def stop(self) -> None:
         await self._gate.close()

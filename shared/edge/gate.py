@@ -81,19 +81,22 @@ def entry_of(scope: Any) -> Entry:
 class Gate:
     """One of a process, for all its services. `clock` is monotonic."""
 
-    def __init__(self, settings: Settings, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+    tickets: Tickets
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raise SettingsError for what cannot be followed."""
         self.origins = _origins(settings)
-        self.tickets = Tickets(database)
         self._clock = clock
         self._rates = _rates(settings)
         self._verifier = _verifier(settings)
-        self._revocations = None if self._verifier is None else Revocations(database)
+        self._revocations: Revocations | None = None
 
-    async def start(self) -> None:
-        """Raise LogUnavailable."""
+    async def start(self, database: Database) -> None:
+        """Before anything is let in. Raise LogUnavailable."""
+        self.tickets = Tickets(database)
         await self.tickets.start()
-        if self._revocations is not None:
+        if self._verifier is not None:
+            self._revocations = Revocations(database)
             await self._revocations.start()
 
     async def close(self) -> None:

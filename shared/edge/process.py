@@ -74,6 +74,7 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
     logs.set_up(settings.log_level, settings.secrets())
     quiet_libraries()
     allow_many_files()
+    gate = Gate(settings)
     async with AsyncExitStack() as stack:
         try:
             listener = stack.enter_context(listen(settings))
@@ -83,8 +84,7 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
         database = await _database(settings, stack)
         settings = _with_neighbours(settings, makers, address(listener))
         streams = Streams(settings)
-        gate = Gate(settings, database)
-        services = [AccessService(settings, gate), *(make(settings, database, streams) for make in makers)]
+        services = [AccessService(settings, gate, database), *(make(settings, database, streams) for make in makers)]
         front = Front(services, streams, gate, pages)
         server = Server(front, settings, on_started=lambda: announce(address(listener)))
         await server.serve(sockets=[listener])

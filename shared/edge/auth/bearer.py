@@ -61,7 +61,7 @@ def _plain(subprotocols: list[str]) -> list[str]:
 
 def _of_header(value: str) -> str:
     matched = _SCHEME.fullmatch(value.strip())
-    return matched[1] if matched is not None else value  # of another scheme: no token, as whoever checks it will say
+    return "-" if matched is None else matched[1]  # of another scheme, or none: no token, as whoever checks it will say
 
 
 def _of_subprotocols(scope: Mapping[str, Any]) -> list[str]:
