@@ -128,9 +128,15 @@ class Reader:
     @property
     def over_budget(self) -> bool:
         """Whether this live reader is so far behind that its sheddable events may go."""
-        if self._lossless or self.is_history or self._tail is None:
-            return False
-        return self._tail.total_bytes - self.read_bytes > self._channel.limits.lag_budget_bytes
+        return not self._lossless and self.lag_bytes > self._channel.limits.lag_budget_bytes
+
+    @property
+    def lag_bytes(self) -> int:
+        """What has come to this live reader's tail and not to the reader yet."""
+        if self.is_history or self._tail is None:
+            return 0
+        read = self.read_bytes if self.lane is None else self.lane.read_bytes
+        return self._tail.total_bytes - read
 
     def peek(self) -> Batch | None:
         """The next batch of the tail, None when there is none; the position stays. Only when not `behind`."""
@@ -302,8 +308,10 @@ class Reader:
 
     def _shed(self, batch: Batch) -> Batch:
         """What of a batch a reader that lags is still sent."""
-        items = shed([item for item in batch.items if isinstance(item, Record)], self._channel.schema)
-        return Batch(batch.epoch, batch.after, batch.upto, items, size=batch.size, end=batch.end)
+        records = [item for item in batch.items if isinstance(item, Record)]
+        items = shed(records, self._channel.schema)
+        conflated = len(records) - sum(1 if isinstance(item, Record) else item.dropped for item in items)
+        return Batch(batch.epoch, batch.after, batch.upto, items, size=batch.size, end=batch.end, conflated=conflated)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:

@@ -49,6 +49,7 @@ class Delivery:
         "_epoch",
         "_events_sent",
         "_finished",
+        "_lags",
         "_last_write",
         "_live",
         "_loop",
@@ -96,6 +97,7 @@ class Delivery:
         self._closing = False
         self._finished = False
         self._stalled = False
+        self._lags = False  # beyond its budget, and the log was told
         self._loop = asyncio.get_running_loop()
         self.began = self._last_write = self._loop.time()
         stands = subscription.where_it_stands()  # until it is sent something: the end may come before hello
@@ -198,6 +200,15 @@ class Delivery:
     @property
     def last_write(self) -> float:
         return self._last_write if self._lane is None else max(self._last_write, self._lane.last_write)
+
+    @property
+    def last_id(self) -> str:
+        return f"{self._epoch}-{self.sent_seq}"
+
+    @property
+    def lag_bytes(self) -> int:
+        """What is pending for it, once it is live."""
+        return 0 if self._reader is None or self._lane is not None else self._reader.lag_bytes
 
     @property
     def _lane(self) -> Lane | None:
@@ -324,6 +335,9 @@ class Delivery:
                 await self._start_over()
                 continue
             lagging = self._stalled and reader.over_budget
+            if lagging and not self._lags:
+                self._lags = True
+                self._streams.tell_lag(self)
             try:
                 batch = await self._ask(reader.read, lagging) if reader.behind else reader.take(lagging=lagging)
             except HistoryTrimmed:
@@ -333,7 +347,7 @@ class Delivery:
             if batch is None and not self._connection.is_writable:
                 await self._wait_for_room()
             elif batch is None:
-                self._stalled = False
+                self._stalled = self._lags = False
                 reader.park(self, self._sharing())  # in the same step as the take: nothing can come between them
                 return True
             else:
@@ -353,6 +367,8 @@ class Delivery:
         if batch.ends == DELETED:
             self.end = self.end or EndReason.ACCESS_REVOKED  # and not a word about it
             return
+        if batch.conflated:
+            self._streams.count_conflated(batch.conflated)
         if batch.items:
             await self._wait_for_room()
             if self.end in (EndReason.ACCESS_REVOKED, EndReason.TOKEN_EXPIRED):
@@ -392,7 +408,7 @@ class Delivery:
         reason, retry = self.end, None
         if not reason.final:
             retry = self._streams.jittered_retry()
-        last_id = f"{self._epoch}-{self.sent_seq}"
+        last_id = self.last_id
         status = None if reason is EndReason.ACCESS_REVOKED else self.status
         frame = StreamEnd(status=status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry)
         await self._write(self._sink.wire(self._sink.format.control(last_id, frame)))

@@ -71,7 +71,7 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
 
     Raise SettingsError when the address cannot be had, EmbeddedPostgresError or LogUnavailable without a database.
     """
-    logs.set_up(settings.log_level, settings.secrets())
+    logs.set_up(settings.log_level, settings.secrets(), form=settings.log_format)
     quiet_libraries()
     allow_many_files()
     gate = Gate(settings)

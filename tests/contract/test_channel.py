@@ -878,7 +878,7 @@ async def test_a_reader_that_was_served_from_a_dropped_tail_is_not_moved() -> No
         await asyncio.sleep(0)
         record = Record.of(1, draft())
         store.commit([record])
-        channel._committed("epoch0", [record])
+        channel._committed("epoch0", [record], 0.0)
         channel._start_over()  # as after an absence longer than history is kept
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -1006,7 +1006,7 @@ async def test_a_reader_that_knows_more_than_its_process_joins_no_lane() -> None
 async def test_an_appender_that_died_fails_its_callers_and_is_told() -> None:
     async with asyncio.timeout(SECONDS), channel_over(MemoryLog(Store())) as channel:
 
-        def fail(epoch: str, records: Sequence[Record]) -> None:
+        def fail(epoch: str, records: Sequence[Record], since: float) -> None:
             raise RuntimeError("a mistake of ours")
 
         channel._appender._on_commit = fail
