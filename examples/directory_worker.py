@@ -4,7 +4,8 @@
 
 To write a worker of your own, copy this file and replace `Found`, `read_tree` and `work`: the rest is what every
 worker needs. It keeps a run's lease while it works, sends events in numbered batches that may arrive twice without
-being stored twice, stops when told to, and says how the run ended.
+being stored twice, stops when told to, and says how the run ended. Where Tailrace asks for a token, TAILRACE_TOKEN is
+one with the scope runs:work, and runs:write for --submit.
 """
 
 import argparse
@@ -47,9 +48,12 @@ class Cancelled(Exception):
 class Api:
     """The runs API of one Tailrace."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, bearer: str = "") -> None:
         self.runs = f"{url.rstrip('/')}/api/v1/runs"
-        self._http = httpx.Client(timeout=httpx.Timeout(10, read=LEASE_WAIT_SECONDS + 10))
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {bearer}"} if bearer else {},
+            timeout=httpx.Timeout(10, read=LEASE_WAIT_SECONDS + 10),
+        )
 
     def post(self, path: str, body: object = None, token: str = "") -> Any:
         """The answer's JSON, None where there is none. Raise Away, Refused."""
@@ -269,7 +273,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0, metavar="SECONDS", help="rest after each directory")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
-    api, worker = Api(options.url), f"{RUNNER}-{secrets.token_hex(4)}"
+    api, worker = Api(options.url, os.environ.get("TAILRACE_TOKEN", "")), f"{RUNNER}-{secrets.token_hex(4)}"
     try:
         if options.submit is not None:
             task = str(Path(options.submit).resolve())

@@ -31,6 +31,13 @@ DELIVERY = Histogram(
 )
 HEAD = Gauge("tailrace_log_head", "Last seq of the log as this process has seen it", ["service"], registry=REGISTRY)
 TAILS = Gauge("tailrace_tails", "Filters in use", ["service"], registry=REGISTRY)
+CONNECTIONS = Gauge("tailrace_connections", "Connections open now, with or without a stream", registry=REGISTRY)
+DISMISSED = Counter(
+    "tailrace_dismissed_peers",
+    "Connections ended because the other side did not do its part",
+    ["reason"],
+    registry=REGISTRY,
+)
 VISIBILITY_CHECKS = Counter(
     "tailrace_visibility_checks",
     "Looks at whether what is streamed may still be seen; one is for all streams of a service",

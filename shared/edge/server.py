@@ -5,17 +5,23 @@ import logging
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import uvicorn
 
-from shared.edge.connection import StreamingHttpProtocol, StreamingWebSocketProtocol
+from shared.edge.http_peer import HttpPeer
+from shared.edge.patience import Peers
 from shared.edge.service import Front
 from shared.edge.settings import Settings
+from shared.edge.websocket_peer import WebSocketPeer
 
 # Without it the kernel takes 3.9 MB from a client that reads nothing before anybody notices; with it 0.3 MB.
 SEND_BUFFER_BYTES = 256 * 1024
+SLOW_READER_FIRST_SECONDS = 5.0  # a stream notices its own slow reader, then the connection does, then the kernel
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
+RESERVED_FILES = 256  # for the database, programs and pages; never below half of what there may be
 WEBSOCKET_PING_SECONDS = 20.0  # finds peers that vanished; our own heartbeat is for the page, which sees no pings
 
 
@@ -23,12 +29,19 @@ class Server(uvicorn.Server):
     """Ends the streams before uvicorn waits for their connections: its lifespan shutdown comes only after them."""
 
     def __init__(self, front: Front, settings: Settings, on_started: Callable[[], None]) -> None:
+        self._peers = peers = Peers(
+            request_seconds=settings.request_seconds,
+            unread_seconds=settings.slow_reader_seconds + SLOW_READER_FIRST_SECONDS,
+            per_process=min(settings.connections_per_process, most_connections()),
+            per_address=settings.connections_per_address,
+            body_bytes=settings.body_bytes,
+        )
         super().__init__(
             uvicorn.Config(
                 front,
                 loop="uvloop",
-                http=StreamingHttpProtocol,
-                ws=StreamingWebSocketProtocol,
+                http=partial(HttpPeer, peers=peers),  # type: ignore[arg-type]  # uvicorn only calls it
+                ws=partial(WebSocketPeer, peers=peers),  # type: ignore[arg-type]  # the same
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
                 ws_ping_interval=WEBSOCKET_PING_SECONDS,
@@ -39,7 +52,6 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=list(settings.list_of("trusted_proxies")),
-                timeout_keep_alive=75,
                 timeout_graceful_shutdown=1,
                 backlog=4096,
             )
@@ -50,6 +62,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's clock, which ticks ten times a second."""
+        self._peers.look()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -75,7 +92,7 @@ def listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # frees the socket of a peer that vanished without a word
-        milliseconds = int(settings.slow_reader_seconds * 1000) + 10_000  # a slow reader is noticed by us first
+        milliseconds = int((settings.slow_reader_seconds + 2 * SLOW_READER_FIRST_SECONDS) * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     listener.bind((settings.host, settings.port))
     listener.setblocking(False)
@@ -87,6 +104,12 @@ def allow_many_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def most_connections() -> int:
+    """As many as there may be files, without those that other work needs: beyond, nothing could be accepted at all."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(files - RESERVED_FILES, files // 2)
 
 
 def quiet_libraries() -> None:

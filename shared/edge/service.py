@@ -246,7 +246,9 @@ def _with_headers(send: Any, headers: Sequence[tuple[bytes, bytes]]) -> Any:
 
     async def tagged(message: Any) -> None:
         if message["type"] in starts:
-            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            own = message.get("headers", ())
+            said = {name for name, _ in own}
+            message = {**message, "headers": [*own, *(header for header in headers if header[0] not in said)]}
         await send(message)
 
     return tagged

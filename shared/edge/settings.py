@@ -48,6 +48,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     stream_max_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     streams_per_process: Annotated[int, Meta(ge=1)] = 20_000
     streams_per_tenant: Annotated[int, Meta(ge=1)] = 10_000
+    connections_per_process: Annotated[int, Meta(ge=1)] = 25_000
+    connections_per_address: Annotated[int, Meta(ge=0)] = 0
+    request_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 15.0
     tail_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
     lag_budget_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024
     body_bytes: Annotated[int, Meta(ge=1024)] = 2 * 1024 * 1024

@@ -338,13 +338,19 @@ class _Socket:
 
     async def _answer(self, frame: Control, ref: str | None = None) -> None:
         sink = WebSocketSink(binary=self._binary, ref=ref)
-        await wait_writable(self._connection, self._streams.settings.slow_reader_seconds)
+        try:
+            await wait_writable(self._connection, self._streams.settings.slow_reader_seconds)
+        except TimeoutError:  # who asks and does not read
+            self._connection.abort()
         if self._connection.is_open:
             self._connection.write(sink.wire(sink.format.control("", frame)))
 
     async def _close(self, code: int, reason: str) -> None:
-        async with asyncio.timeout(self._streams.settings.slow_reader_seconds):
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        try:
+            async with asyncio.timeout(self._streams.settings.slow_reader_seconds):
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except TimeoutError:
+            self._connection.abort()
 
     def _is_flood(self) -> bool:
         now = asyncio.get_running_loop().time()

@@ -34,6 +34,7 @@ from services.tasks.merge import merge
 from services.tasks.model import NEXT, TaskFields, TaskView
 from shared.edge import metrics, websocket
 from shared.edge.admission import Follow
+from shared.edge.auth.scopes import SCOPES
 from shared.edge.problems import BadInput
 from shared.edge.settings import PREFIX, Settings
 from shared.protocol import control
@@ -82,6 +83,7 @@ CONTROLS: tuple[type[Struct], ...] = (
     control.Reset,
     control.StreamEnd,
     control.Pong,
+    control.Authenticated,
     control.BadMessage,
     websocket.Refused,
 )
@@ -173,7 +175,7 @@ def decode_example(name: str, value: Any) -> Any:
         case "frames":
             return [decode_frame(frame) for frame in msgspec.convert(value, list[Frame])]
         case "message":
-            return msgspec.convert(value, websocket.Ping | websocket.Unfollow | Follow)
+            return msgspec.convert(value, websocket.Ping | websocket.Auth | websocket.Unfollow | Follow)
         case "poll":
             return [decode_frame(frame) for frame in msgspec.convert(value, PollAnswer).data]
         case "problem":
@@ -236,7 +238,7 @@ def test_the_page_shows_every_event_frame_message_and_body() -> None:
     assert agents & shown
     assert by_itself | set(BODIES) | {"TaskPatch"} <= shown
     assert {*CONTROLS, *SCHEMA.types.values(), *TASKS_SCHEMA.types.values()} == set(EVENTS.values())
-    assert messages == {"ping", "follow", "unfollow"}
+    assert messages == {"ping", "auth", "follow", "unfollow"}
 
 
 def the_example(name: str) -> Any:
@@ -384,6 +386,12 @@ def test_every_endpoint_is_told() -> None:
 def test_every_setting_is_told_with_its_default() -> None:
     table = {name: default for name, default, _ in rows("docs/operations.md", "setting") if name.startswith(PREFIX)}
     assert table == {PREFIX + field.name.upper(): _shown(field.default) for field in msgspec.structs.fields(Settings)}
+
+
+def test_every_scope_is_told() -> None:
+    table = {row[0]: row[1] for row in rows("docs/protocol.md", "scope")}
+    assert table.keys() == SCOPES.keys()
+    assert all(table[name].startswith(told) for name, told in SCOPES.items())
 
 
 def test_every_metric_is_told_with_its_labels() -> None:
