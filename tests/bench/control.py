@@ -1,6 +1,7 @@
 """A keep-alive HTTP connection that sends prepared requests."""
 
 import re
+import select
 import socket
 from typing import Final
 
@@ -11,8 +12,8 @@ class Control:
     """Publishes; one request at a time, or several in one piece."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._port = port
+        self._socket = self._connect()
         self._rest = b""
 
     def request(self, request: bytes, answers: int = 1) -> bytes:
@@ -25,8 +26,16 @@ class Control:
         return self.receive()
 
     def send(self, request: bytes) -> None:
-        """Send a request whose answer `receive` takes."""
+        """Send a request whose answer `receive` takes; over a new connection if the server was tired of waiting."""
+        if select.select([self._socket], [], [], 0)[0]:  # with nothing asked for, that can only be its end
+            self._socket.close()
+            self._socket = self._connect()
         self._socket.sendall(request)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self._port), timeout=60)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def receive(self) -> bytes:
         """Wait for the answer to the last request and return the body of a 2xx one; anything else raises."""
