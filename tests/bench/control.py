@@ -27,7 +27,9 @@ class Control:
 
     def send(self, request: bytes) -> None:
         """Send a request whose answer `receive` takes; over a new connection if the server was tired of waiting."""
-        if select.select([self._socket], [], [], 0)[0]:  # with nothing asked for, that can only be its end
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        if waiting.poll(0):  # with nothing asked for, that can only be its end
             self._socket.close()
             self._socket = self._connect()
         self._socket.sendall(request)
