@@ -8,14 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 # A .venv that was copied from another directory still points there. The stamps carry a sum of
 # this directory's path, so such a copy is made anew.
 STAMP := $(VENV)/stamp-$(shell pwd | cksum | cut -d ' ' -f 1)
-TYPED := services shared tests $(wildcard examples)
+TYPED := services shared tests $(wildcard examples deploy/*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check format lock bench clean
+.PHONY: help run test test-compose check scripts format lock bench screenshots clean
 
 help:  ## Say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-15s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-20s %s\n", $$1, $$2 }'
 
 run: $(STAMP)-run  ## Start all three services on one port, with their own PostgreSQL
 	@exec $(BIN)/python -m services.cli up
@@ -24,11 +24,24 @@ test: $(STAMP)-dev  ## Run the tests; ARGS="-k name" goes to pytest
 	@deploy/install-test-programs
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP)-dev  ## Check format, lint, types and layers
+test-compose: $(STAMP)-dev  ## Test the stack of compose.yaml in containers, where an engine can be had
+	@exec deploy/with-engine $(BIN)/python -m pytest -m compose $(ARGS)
+
+check: $(STAMP)-dev scripts  ## Check format, lint, types and layers
 	@echo "Format" && $(BIN)/python -m ruff format --quiet --check . || { echo "Run: make format"; exit 1; }
 	@echo "Lint" && $(BIN)/python -m ruff check --quiet .
 	@echo "Types" && $(BIN)/python -m mypy --strict --no-error-summary $(TYPED)
 	@echo "Layers" && $(BIN)/lint-imports --no-logo
+
+# The pages' scripts are checked where there is npm. In CI nothing may be left out.
+scripts:
+	@if command -v npm >/dev/null; then \
+		$(MAKE) --silent $(TSC) && echo "Scripts" && $(TSC) --project .; \
+	elif [ "$$CI" = true ]; then \
+		echo "In CI no check may be left out: install node with npm, for the types of the pages' scripts." >&2; exit 1; \
+	else \
+		echo "Scripts: left out, for there is no npm here"; \
+	fi
 
 format: $(STAMP)-dev  ## Format the code and mend what the linter can
 	@$(BIN)/python -m ruff check --quiet --fix-only .
@@ -45,9 +58,19 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 bench: $(STAMP)-dev  ## Measure, and compare with the bars we set ourselves; FULL=1 takes an hour
 	@exec $(BIN)/python -m tests.bench $(if $(FULL),--full) $(ARGS)
 
+screenshots: $(STAMP)-dev  ## Take pictures of all pages into build/screenshots; ARGS="scene …" names some
+	@deploy/install-test-programs
+	@exec $(BIN)/python -m tests.screenshots $(ARGS)
+
 clean:  ## Remove .venv and the tools' caches; the data in .tailrace stays
-	@rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) node_modules build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+TSC := node_modules/.bin/tsc
+$(TSC): package.json package-lock.json .npmrc
+	@echo "Installing what checks the pages' scripts"
+	@npm ci --ignore-scripts --silent
+	@touch $@
 
 $(STAMP)-venv:
 	@command -v $(firstword $(PYTHON)) >/dev/null || { \

@@ -16,7 +16,7 @@ from services.commands.tail import STREAMS, tail
 from services.commands.terminal import Terminal
 from services.commands.token import add_token
 from services.commands.token import run as run_token
-from services.pages import pages
+from services.pages import Pages
 from services.previews.app import PreviewsService
 from services.runs.app import RunsService
 from services.tasks.app import TasksService
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command in WORKS:
         return _as_client(options)
     names = list(SERVICES) if options.service == "all" else [options.service]
-    return run_process([SERVICES[name] for name in names], lambda url: print(_welcome(url, names), flush=True), pages)
+    return run_process([SERVICES[name] for name in names], lambda url: print(_welcome(url, names), flush=True), Pages)
 
 
 # ── as a server ────────────────────────────────────────────────────────────────────────────────────────────────────

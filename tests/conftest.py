@@ -63,6 +63,12 @@ def chromium_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def node_path() -> Path:
+    """Where node is. Without one the test is skipped, in CI failed."""
+    return _program("node")
+
+
+@pytest.fixture(scope="session")
 def nginx_path() -> Path:
     """Where nginx is. Without one the test is skipped, in CI failed."""
     return _program("nginx")

@@ -87,6 +87,7 @@ class PreviewsService:
             file_limits=around.file_limits,
             quota=settings.previews_per_tenant,
             ttl_seconds=settings.preview_ttl_seconds,
+            network=settings.preview_network,
         )
         metrics.watch(self.name, channel)
 

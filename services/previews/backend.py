@@ -39,6 +39,7 @@ class Backend:
     file_limits: FileLimits
     quota: int
     ttl_seconds: float
+    network: bool  # whether a program may be given that of this machine
     launching: Counter[tuple[str, str]] = field(default_factory=Counter)  # tenants' generations
 
     def shown(self, preview: Preview) -> PreviewView:

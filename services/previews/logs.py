@@ -17,6 +17,7 @@ MAX_LINE = 2**53 - 1
 MAX_TEXT = 500
 DOWNLOAD_PAGE = 2_000
 BEYOND_PAGE = 200
+_SHOWN = r"regexp_replace(told->>'message', E'\x1b\\[[0-9;:]*m', '', 'g')"  # a colour is no text that one looks for
 LOG_PARAMETERS = ("after", "before", "limit", "tail", "level", "stream", "q")
 
 
@@ -204,5 +205,5 @@ def _conditions(asked: LogQuery, args: list[Any]) -> tuple[list[str], list[Any]]
             where.append(f"coalesce(told->>'{field}', '') = ANY(${len(args)}::text[])")
     if asked.text is not None:
         args.append(asked.text)
-        where.append(f"position(lower(${len(args)}) IN lower(told->>'message')) > 0")
+        where.append(f"position(lower(${len(args)}) IN lower({_SHOWN})) > 0")
     return where, args

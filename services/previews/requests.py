@@ -41,6 +41,13 @@ class ChangeFiles(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     files: dict[str, str | None]
 
 
+class PreviewFiles(Struct, frozen=True):
+    """The files of a preview, by path, as they are kept for its next attempt."""
+
+    preview_id: str
+    files: dict[str, str]
+
+
 class PreviewPage(Struct, frozen=True):
     """Newest first. `as_of` and the rows come from one snapshot: follow the feed from it."""
 

@@ -86,6 +86,19 @@ class FinishRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     output: Text | None = None
 
 
+class RunnerView(Struct, frozen=True):
+    """A runner of the service; `missing` says what is to be set before it can work here."""
+
+    name: str
+    missing: str | None
+
+
+class RunnerList(Struct, frozen=True):
+    """The runners of the service."""
+
+    data: list[RunnerView]
+
+
 class RunPage(Struct, frozen=True):
     """Newest first. `as_of` and the rows come from one snapshot: follow the feed from it."""
 

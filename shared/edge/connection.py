@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 from shared.edge.lean import Flag, Mailbox
 
@@ -175,6 +176,15 @@ class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
         self.is_writable = False
         if self.on_full is not None:
             self.on_full()
+
+    def shutdown(self) -> None:
+        """uvicorn sends a close without looking whether the client was first. That cannot be done, and the error would
+        end the shutdown of the whole process where it stands: browsers close as soon as they are told of it.
+        """
+        try:
+            super().shutdown()
+        except InvalidState:
+            self.transport.close()
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)

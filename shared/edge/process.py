@@ -33,9 +33,9 @@ class Maker(Protocol):
     def __call__(self, settings: Settings, database: Database, streams: Streams) -> Service: ...
 
 
-def main(makers: Sequence[Maker], announce: Announce, pages: Asgi | None = None) -> int:
+def main(makers: Sequence[Maker], announce: Announce, make_pages: Callable[[Settings], Asgi] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C; return the exit code. What is wrong is told in one sentence."""
-    return _run(lambda settings: serve(settings, makers, announce, pages))
+    return _run(lambda settings: serve(settings, makers, announce, make_pages))
 
 
 def renew_epoch(names: Sequence[str], tell: Announce) -> int:
@@ -66,8 +66,13 @@ def _run(work: Callable[[Settings], Coroutine[None, None, None]]) -> int:
     return 0
 
 
-async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce, pages: Asgi | None = None) -> None:
-    """Serve until told to stop. `announce` gets the base URL as soon as everything answers.
+async def serve(
+    settings: Settings,
+    makers: Sequence[Maker],
+    announce: Announce,
+    make_pages: Callable[[Settings], Asgi] | None = None,
+) -> None:
+    """Serve until told to stop. `announce` gets the public URL as soon as everything answers.
 
     Raise SettingsError when the address cannot be had, EmbeddedPostgresError or LogUnavailable without a database.
     """
@@ -85,8 +90,8 @@ async def serve(settings: Settings, makers: Sequence[Maker], announce: Announce,
         settings = _with_neighbours(settings, makers, address(listener))
         streams = Streams(settings)
         services = [AccessService(settings, gate, database), *(make(settings, database, streams) for make in makers)]
-        front = Front(services, streams, gate, pages)
-        server = Server(front, settings, on_started=lambda: announce(address(listener)))
+        front = Front(services, streams, gate, None if make_pages is None else make_pages(settings))
+        server = Server(front, settings, on_started=lambda: announce(settings.public_url))
         await server.serve(sockets=[listener])
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from shared.edge import metrics, staying
 from shared.edge.gate import Entry, Gate
-from shared.edge.problems import MEDIA_TYPE, Missing, Unauthorized, document, http_document
+from shared.edge.problems import MEDIA_TYPE, Away, Missing, Unauthorized, document, http_document
 from shared.edge.streams import Streams
 from shared.edge.websocket import refuse
 
@@ -102,8 +102,27 @@ class Front:
         except Exception as error:  # noqa: BLE001  whatever it is becomes an answer, a 500 with its log included
             await _refuse(scope, send, error)
             return
-        await handler(scope, receive, send)
+        await self._handle(handler, scope, receive, send)
         await staying.finish(scope, receive, send)
+
+    async def _handle(self, handler: Asgi, scope: Any, receive: Any, send: Any) -> None:
+        """When the process stops, uvicorn cancels what is not answered after a second, and would answer 500. But what
+        has become of such a request is unknown: that is 503.
+        """
+        has_begun = False
+
+        async def noting(message: Any) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await handler(scope, receive, noting)
+        except asyncio.CancelledError:
+            if has_begun or scope["type"] != "http" or not self.streams.draining:
+                raise
+            detail = "This process is shutting down, and may or may not have done what was asked; ask again."
+            await _refuse(scope, send, Away(detail, retry_after_seconds=1))
 
     def _probe(self, scope: Any) -> Asgi | None:
         """What looks whether the process is well: it comes by whatever name and address, and holds nobody's data."""

@@ -64,6 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     public_url: str = ""
     preview_domain: str = "localhost"
     preview_isolation: Literal["", "bubblewrap", "uid", "process"] = ""
+    preview_network: bool = True
     preview_ttl_seconds: Annotated[float, Meta(gt=0, le=7 * 86_400)] = 3_600.0
     preview_check_seconds: Annotated[float, Meta(ge=0.05, le=3_600)] = 30.0
     previews_per_tenant: Annotated[int, Meta(ge=0, le=10_000)] = 10
@@ -112,9 +113,14 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise SettingsError(
                 "There is a key for tokens, but TAILRACE_AUTH is off; set it to jwt, or take the key away."
             )
-        for name in ("runs_url", "previews_url", "public_url", "token_url"):
+        for name in ("runs_url", "previews_url", "public_url"):
             if (url := getattr(self, name)) and not is_address(url):
                 raise SettingsError(f"{PREFIX}{name.upper()} is {url!r}; give an address that begins with http://.")
+        if self.token_url and not self.token_url.startswith("/") and not is_address(self.token_url):
+            raise SettingsError(
+                f"TAILRACE_TOKEN_URL is {self.token_url!r}; give a path such as /session/token, or an address that "
+                "begins with https://."
+            )
         if not self.openai_api_key.strip().isascii() or not self.openai_api_key.strip().isprintable():
             raise SettingsError("TAILRACE_OPENAI_API_KEY has characters that no HTTP header can carry; set it anew.")
         return self

@@ -26,7 +26,7 @@ async def page(chromium_path: Path) -> AsyncIterator[Page]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_FLAGS)
         try:
-            page = await browser.new_page()
+            page = await (await browser.new_context()).new_page()
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.on("console", lambda said: complaints.append(said.text) if "Policy" in said.text else None)
             yield page

@@ -119,10 +119,14 @@ class PageWatcher(Watcher):
         self.closed = asyncio.Event()
         self._page = page
 
-    async def follow(self) -> None:
+    async def begin(self) -> None:
+        """Let the page follow; what it tells comes by itself."""
         name = f"tell{id(self)}"
         await self._page.expose_function(name, self._told)
         await self._page.evaluate(self.SCRIPT, [urlsplit(self.url).path, name])
+
+    async def follow(self) -> None:
+        await self.begin()
         await self.until(lambda watcher: watcher.has_ended)
 
     def _told(self, kind: str, id: str, data: str) -> None:

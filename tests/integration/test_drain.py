@@ -14,9 +14,11 @@ from tests.support.contract import (
     Served,
     events_of,
     finish,
+    problem_of,
     read_until,
     read_until_live,
     socket,
+    sql,
     stored,
     types_of,
 )
@@ -32,6 +34,48 @@ async def end_in_time(server: Server, number: int = signal.SIGTERM) -> None:
     async with asyncio.timeout(ANSWER_SECONDS):
         assert await server.end(number) == 0, "".join(server.output)
     assert time.monotonic() - began < EXIT_SECONDS
+
+
+async def test_a_client_that_closes_as_soon_as_it_is_told_is_no_trouble(database_url: str) -> None:
+    """Its close and ours cross; browsers do so, and the process must come to its end all the same."""
+
+    async def leave_when_told(base: str, ready: asyncio.Event) -> None:
+        async with socket(f"{base}{RUNS}/ws") as shared:
+            await shared.send({"op": "follow", "ref": "a", "channel": "runs"})
+            await shared.until_type("live", "a")
+            ready.set()
+            await shared.until_type("stream_end", "a")
+
+    async with running(database_url) as server:
+        base = server.url.replace("http", "ws", 1)
+        arrived = [asyncio.Event() for _ in range(8)]
+        clients = [asyncio.create_task(leave_when_told(base, event)) for event in arrived]
+        for event in arrived:
+            await event.wait()
+        await end_in_time(server)
+        await asyncio.gather(*clients)
+
+
+async def test_a_request_that_is_not_answered_in_time_is_told_to_come_back(database_url: str) -> None:
+    async with (
+        running(database_url) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as client,
+        sql(database_url) as database,
+    ):
+        run_id, token = await lease(client)
+        async with database.transaction():
+            await database.execute("SELECT FROM runs.log FOR UPDATE")  # nothing can be stored
+            asking = asyncio.create_task(append(client, run_id, token))
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while await database.fetchval(waiting) == 0:
+                    pass
+            ending = asyncio.create_task(server.end())
+            answer = await asking
+        assert await ending == 0
+        assert "shutting down" in problem_of(answer, 503)["detail"]
+        assert answer.headers["retry-after"] == "1"
+        assert "Traceback" not in "".join(server.output)
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -17,7 +17,7 @@ from tests.support.raw import Answers, RawPeer, handshake, raw, request
 from tests.support.readers import eventually
 from tests.support.server import append, lease, running, sse
 
-PATIENCE = 0.5
+PATIENCE = 1.0
 BODY = 64 * 1024
 SETTINGS = {
     "request_seconds": PATIENCE,

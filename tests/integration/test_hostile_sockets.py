@@ -27,7 +27,7 @@ from tests.support.raw import (
 from tests.support.readers import eventually
 from tests.support.server import append, lease, sse
 
-PATIENCE = 0.5
+PATIENCE = 1.0
 SETTINGS = {"request_seconds": PATIENCE, "slow_reader_seconds": PATIENCE, "heartbeat_seconds": 0.3}
 PATHS = (f"{RUNS}/stream", f"{RUNS}/ws")
 HELLO = b'{"op":"ping"}'

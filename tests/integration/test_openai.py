@@ -285,6 +285,11 @@ async def test_a_missing_setting_is_said_at_creation(postgres_url: str, given: d
             for name in ("openai_base_url", "openai_model"):
                 assert (f"TAILRACE_{name.upper()}" in answer.json()["detail"]) is (name in wanted)
         assert (await client.get("/api/v1/runs")).json()["data"] == []
+        runners = (await client.get("/api/v1/runs/runners")).json()["data"]
+        assert [runner["name"] for runner in runners] == ["sample", "openai"]
+        assert runners[0]["missing"] is None
+        for name in ("openai_base_url", "openai_model"):
+            assert (f"TAILRACE_{name.upper()}" in runners[1]["missing"]) is (name in wanted)
 
 
 # ── the runner by itself, with a shorter patience ──────────────────────────────────────────────────────────────

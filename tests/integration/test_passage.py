@@ -985,6 +985,15 @@ async def test_behind_tls_the_cookie_is_for_tls_only(
     assert answer.headers["set-cookie"].endswith("; Secure")
 
 
+async def test_in_a_frame_the_cookie_is_one_that_browsers_take_from_a_third_party(
+    client: httpx.AsyncClient, tailrace: Served, preview: dict[str, Any]
+) -> None:
+    door = Door("origin", tailrace.url, "", {"host": host_of(preview), "sec-fetch-dest": "iframe"}, "")
+    answer = await door.ask("GET", f"/?ticket={await ticket_for(client, preview['generation_id'])}")
+    _, *attributes = answer.headers["set-cookie"].split("; ")
+    assert sorted(attributes) == ["HttpOnly", "Partitioned", "Path=/", "SameSite=None", "Secure"]
+
+
 async def test_a_ticket_is_good_once(client: httpx.AsyncClient, tailrace: Served, preview: dict[str, Any]) -> None:
     ticket = await ticket_for(client, preview["generation_id"])
     answers = await asyncio.gather(*(redeem(tailrace.url, host_of(preview), ticket) for _ in range(20)))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.contract import Served, sql
 from tests.support.previews import (
+    NO_PREVIEW,
     SERVE,
     change,
     ended,
@@ -283,6 +284,20 @@ async def test_files_are_changed_where_the_program_runs_and_for_its_next_attempt
     await reached(client, generation, "running", attempt=2)
     assert await tell(client, generation, look) == str(["A", None, "c", "Größe"])
     await stop(client, generation)
+
+
+async def test_files_are_given_as_they_are_kept_also_after_the_end(client: httpx.AsyncClient) -> None:
+    generation = new_generation()
+    url = f"{preview_url(generation)}/files"
+    shown = await running(client, generation, files={"a.txt": "a", "d/b.txt": "Größe"})
+    await tell(client, generation, "open('own.txt', 'w').write('x'); answer = 1")
+    assert (await client.get(url)).json() == {"preview_id": shown["id"], "files": {"a.txt": "a", "d/b.txt": "Größe"}}
+    await change(client, generation, **{"a.txt": None, "c.txt": "c"})
+    assert (await client.get(url)).json()["files"] == {"d/b.txt": "Größe", "c.txt": "c"}
+    await stop(client, generation)
+    assert (await client.get(url)).json()["files"] == {"d/b.txt": "Größe", "c.txt": "c"}
+    await client.delete(preview_url(generation))
+    assert await refused(await client.get(url), 404) == NO_PREVIEW
 
 
 async def test_an_unknown_file_can_be_removed_and_a_change_of_nothing_is_none(client: httpx.AsyncClient) -> None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from tests.integration.test_bad_input import NO_OBJECT, WRONG_VALUES
 from tests.support.contract import ANSWER_SECONDS, Served, problem_of, sql
 from tests.support.previews import PREVIEWS, get, new_generation, recipe, running, stop
+from tests.support.server import running as server_running
 
 SETTINGS = {"previews_per_tenant": 40, "body_bytes": 400_000}
 
@@ -207,3 +208,15 @@ async def test_a_body_that_is_too_large_is_413(attacker: Attacker) -> None:
         for operation in (o for o in attacker.operations if o.takes_body):
             problem_of(await attacker.ask(operation, content=content), 413)
     assert await get(attacker.client, attacker.generation)
+
+
+async def test_a_network_is_refused_where_the_operator_gives_none(database_url: str) -> None:
+    async with (
+        server_running(database_url, preview_network="false") as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as client,
+    ):
+        url = f"/api/v1/generations/{new_generation()}/preview"
+        assert (
+            "TAILRACE_PREVIEW_NETWORK" in problem_of(await client.post(url, json=recipe(network=True)), 422)["detail"]
+        )
+        assert (await client.get(url)).status_code == 404

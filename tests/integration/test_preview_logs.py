@@ -335,6 +335,8 @@ async def test_a_page_is_the_part_that_was_asked_for(
         ({"q": "%"}, [4]),
         ({"q": "\\"}, [4]),
         ({"q": "a_b"}, [5]),
+        ({"q": "red then plain"}, [7]),
+        ({"q": "31m"}, []),
         ({"q": "_"}, [5]),
         ({"q": "ärger"}, [6]),
         ({"q": "ÄRGER"}, [6]),

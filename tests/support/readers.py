@@ -31,6 +31,7 @@ from tests.support.contract import RUNS, Frame, sql
 Transport = Literal["sse", "websocket", "tailrace.v1", "tailrace.v1.msgpack"]
 TRANSPORTS: tuple[Transport, ...] = ("sse", "websocket", "tailrace.v1", "tailrace.v1.msgpack")
 
+AWAY = (502, 503, 504)  # by the service itself, and by a proxy whose service is away
 SECONDS = 60.0  # nothing here takes that long, however busy the machine
 BACK_OFF_SECONDS = 0.2
 LINGER_NONE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
@@ -174,9 +175,9 @@ class Reader:
 
     def _judge(self, error: BaseException | None) -> None:
         if isinstance(error, InvalidStatus):
-            assert error.response.status_code == 503, (self, error)
+            assert error.response.status_code in AWAY, (self, error)
             assert "retry-after" in error.response.headers
-            self.faults["503"] += 1
+            self.faults[str(error.response.status_code)] += 1
         elif isinstance(error, OSError | EOFError | WebSocketException | httpx.TransportError):
             self.faults[type(error).__name__] += 1
         elif error is not None:
@@ -214,9 +215,9 @@ class Reader:
                 assert self.stream.alone
                 self.ended = True
                 return
-            if response.status_code == 503:
+            if response.status_code in AWAY:
                 assert "retry-after" in response.headers
-                self.faults["503"] += 1
+                self.faults[str(response.status_code)] += 1
                 return
             assert response.status_code == 200, (await response.aread(), self)
             self.connections += 1
@@ -382,7 +383,7 @@ class Writer:
                 self.answers[str(answer.status_code)] += 1
                 if answer.status_code == 200:
                     return answer.json()
-                assert answer.status_code == 503, answer.text
+                assert answer.status_code in AWAY, answer.text
                 assert int(answer.headers["retry-after"]) > 0
             await asyncio.sleep(self._chance.uniform(0, BACK_OFF_SECONDS))
 
@@ -436,7 +437,15 @@ class Load:
     @asynccontextmanager
     async def running(self, database_url: str, *, events: int = 0) -> AsyncIterator["Load"]:
         """Each writer writes at least `events`, and on until the block is left; then all is compared with the log."""
-        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as tasks:
+        async with self.beside(lambda: log_of(database_url), events=events):
+            yield self
+
+    @asynccontextmanager
+    async def beside(
+        self, read_log: Callable[[], Awaitable[list[Stored]]], *, events: int = 0, seconds: float = SECONDS
+    ) -> AsyncIterator["Load"]:
+        """The same, with a log that is read in a way of its own."""
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
             readers = [tasks.create_task(r.follow(seen_up_to(lambda: self._head))) for r in self.readers]
             writing = [
                 tasks.create_task(w.write(lambda w: self._stopping and w.acknowledged >= events)) for w in self.writers
@@ -444,7 +453,7 @@ class Load:
             yield self
             self._stopping = True
             await asyncio.wait(writing)
-            log = await patiently(lambda: log_of(database_url))
+            log = await patiently(read_log)
             self._head = log[-1].seq
             await asyncio.wait(readers)
         for writer in self.writers:

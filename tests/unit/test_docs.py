@@ -100,6 +100,7 @@ BODIES: dict[str, type[Struct]] = {
         requests.CreateBatch,
         requests.InputRun,
         requests.RunList,
+        requests.RunnerList,
         requests.RunState,
         requests.RunPage,
         requests.LeaseRequest,
@@ -398,6 +399,23 @@ def test_every_metric_is_told_with_its_labels() -> None:
     table = {name: words(labels) for name, labels, _ in rows("docs/operations.md", "metric")}
     known = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
     assert {_shown_metric(metric): list(metric._labelnames) for metric in known}.items() <= table.items()
+
+
+def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/tailrace.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    known = {_shown_metric(value) for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)}
+    shown = {re.sub("_(bucket|count|sum)$", "", name) for each in asked for name in re.findall(r"tailrace_\w+", each)}
+    assert shown
+    assert shown <= known
+
+
+def test_an_alert_is_about_metrics_that_exist() -> None:
+    told = " ".join(" ".join(row) for row in rows("docs/operations.md", "alert"))
+    known = {_shown_metric(value) for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)}
+    named = set(re.findall(r"tailrace_\w+", told))
+    assert named
+    assert named <= known
 
 
 def _shown_metric(metric: MetricWrapperBase) -> str:

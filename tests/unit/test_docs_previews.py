@@ -30,6 +30,7 @@ STRUCTS: dict[str, type[Struct]] = {
         for body in (
             requests.CreatePreview,
             requests.ChangeFiles,
+            requests.PreviewFiles,
             requests.PreviewPage,
             LogPage,
             TicketAsked,

@@ -1,6 +1,7 @@
 """The repository itself: what is locked, what is used, and what must stand in no file."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -121,6 +122,18 @@ def test_a_lock_holds_pins_with_hashes_and_nothing_else(lock: str) -> None:
     assert [lines[index] for index in pinned if not HASH.match(lines[index + 1])] == []
 
 
+def test_the_lock_of_the_scripts_checker_holds_hashes_and_no_address() -> None:
+    text = (ROOT / "package-lock.json").read_text()
+    packages = json.loads(text)["packages"]
+    assert "://" not in text
+    assert [name for name, package in packages.items() if name and "integrity" not in package] == []
+
+
+def test_the_pages_need_no_package_to_run() -> None:
+    package = json.loads((ROOT / "package.json").read_text())
+    assert set(package) & {"dependencies", "optionalDependencies", "peerDependencies", "scripts"} == set()
+
+
 def test_the_lock_has_every_dependency() -> None:
     locked = {pin.partition("==")[0] for pin in pins("requirements.txt")}
     assert set(dependency_names()) - locked == set()
@@ -140,13 +153,14 @@ def test_every_dependency_is_used() -> None:
 
 def test_every_dependency_has_its_reason_in_contributing() -> None:
     reasons = (ROOT / "CONTRIBUTING.md").read_text()
-    assert [name for name in dependency_names() if f"| {name} |" not in reasons] == []
+    scripts = json.loads((ROOT / "package.json").read_text())["devDependencies"]
+    assert [name for name in [*dependency_names(), *scripts] if f"| {name} |" not in reasons] == []
 
 
 def test_the_version_is_the_same_everywhere() -> None:
     assert project()["version"] == shared.__version__
 
 
-@pytest.mark.parametrize("script", [".ci/run", "deploy/install-test-programs"])
+@pytest.mark.parametrize("script", [".ci/run", "deploy/install-test-programs", "deploy/with-engine"])
 def test_a_script_can_be_executed(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)

@@ -12,7 +12,7 @@ from services.previews.api.common import BASE, PREVIEW, backend_of, preview_of
 from services.previews.events import Kind, PreviewState
 from services.previews.launch import LaunchFailed, check_recipe
 from services.previews.model import Health, NewPreview, PreviewView, Recipe
-from services.previews.requests import ChangeFiles, CreatePreview, PreviewPage
+from services.previews.requests import ChangeFiles, CreatePreview, PreviewFiles, PreviewPage
 from services.previews.store import FILTERS
 from shared.edge.admission import AnyRequest, flag
 from shared.edge.etags import etag_of, is_known
@@ -20,7 +20,7 @@ from shared.edge.idempotency import key_of
 from shared.edge.ids import is_name
 from shared.edge.listing import LIST_PARAMETERS, listing
 from shared.edge.principal import principal_of
-from shared.edge.problems import BadInput
+from shared.edge.problems import BadInput, Unprocessable
 from shared.protocol.position import Position
 
 
@@ -37,6 +37,8 @@ async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data
     ttl = data.ttl_seconds or backend.ttl_seconds
     if ttl > backend.ttl_seconds:
         raise BadInput(f"ttl_seconds is {ttl:g}; a preview lives at most {backend.ttl_seconds:g} s here")
+    if data.network and not backend.network:
+        raise Unprocessable("Programs are given no network here: TAILRACE_PREVIEW_NETWORK is false.")
     health = Health(**msgspec.structs.asdict(data.health))
     recipe = Recipe(
         entry=data.entry, command=data.command, env=data.env, health=health, ttl_seconds=ttl, network=data.network
@@ -97,6 +99,13 @@ async def restart_preview(request: AnyRequest, generation_id: FromPath[str]) -> 
     return _shown(backend.shown(await backend.restart(preview)), status=202)
 
 
+@get(f"{PREVIEW}/files", scope="previews:read")
+async def get_files(request: AnyRequest, generation_id: FromPath[str]) -> PreviewFiles:
+    """What its next attempt begins with. What the program has written itself is not among it."""
+    backend, preview = backend_of(request), await preview_of(request, generation_id)
+    return PreviewFiles(preview.id, await backend.store.files(backend.store.pool, preview.id))
+
+
 @patch(f"{PREVIEW}/files", scope="previews:write")
 async def change_files(request: AnyRequest, generation_id: FromPath[str], data: ChangeFiles) -> Response[PreviewView]:
     """Write or remove files where the program runs, and for its next attempts: all, or none if one is refused."""
@@ -119,5 +128,6 @@ HANDLERS: tuple[Callable[..., Any], ...] = (
     get_preview,
     stop_preview,
     restart_preview,
+    get_files,
     change_files,
 )

@@ -133,8 +133,7 @@ class Doors:
         while len(self._entered) >= MAX_COOKIES:
             del self._entered[next(iter(self._entered))]
         self._entered[_hash(cookie)] = _Entered(preview.id, principal)
-        secure = "; Secure" if scope["scheme"] == "https" else ""
-        told = f"{COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax{secure}"
+        told = f"{COOKIE}={cookie}; Path=/; HttpOnly; {_reach(scope)}"
         headers = [
             (b"location", b"/" + _path(scope).lstrip(b"/\\")),  # //elsewhere is another host, and so is /\elsewhere
             (b"set-cookie", told.encode()),
@@ -170,6 +169,16 @@ def _target(scope: Any, path: bytes) -> bytes:
 def _refuse_service_worker(scope: Any) -> None:
     if is_service_worker(scope["headers"]):
         raise Forbidden("A preview cannot install a service worker: it would outlive the preview.")
+
+
+def _reach(scope: Any) -> str:
+    """Where the cookie is sent from. In a frame of Tailrace's page the program is a third party, whatever the two are
+    called: browsers take its cookie only if it says so, is for secure origins, which `*.localhost` are too, and is kept
+    apart for each page that has such a frame.
+    """
+    if any(name == b"sec-fetch-dest" and value == b"iframe" for name, value in scope["headers"]):
+        return "SameSite=None; Secure; Partitioned"
+    return "SameSite=Lax; Secure" if scope["scheme"] == "https" else "SameSite=Lax"
 
 
 def _ticket_in(scope: Any) -> str | None:

@@ -12,7 +12,17 @@ from services.runs.api.common import BASE, backend_of, check_id
 from services.runs.backend import Backend
 from services.runs.events import RunStatus
 from services.runs.model import Mode, RunView, view
-from services.runs.requests import CreateBatch, CreateRun, InputRun, RunDetail, RunList, RunPage, RunState
+from services.runs.requests import (
+    CreateBatch,
+    CreateRun,
+    InputRun,
+    RunDetail,
+    RunList,
+    RunnerList,
+    RunnerView,
+    RunPage,
+    RunState,
+)
 from services.runs.steps import NewRun
 from services.runs.store import FILTERS
 from services.runs.subscriptions import Subscriptions
@@ -138,6 +148,13 @@ async def list_runs(request: AnyRequest) -> RunPage:
     return RunPage([view(run, epoch) for run in runs], runs[-1].id if more else None, str(Position(epoch, head)))
 
 
+@get(f"{BASE}/runners", scope="runs:read")
+async def list_runners(request: AnyRequest) -> RunnerList:
+    """The runners of the service, and whether they can work here."""
+    backend = backend_of(request)
+    return RunnerList([RunnerView(name, backend.missing_settings.get(name)) for name in backend.executor.runners])
+
+
 @get(f"{BASE}/{{run_id:str}}", scope="runs:read")
 async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDetail | None]:
     """A run with its stored events."""
@@ -203,6 +220,7 @@ HANDLERS: tuple[Callable[..., Any], ...] = (
     create_batch,
     retry_run,
     list_runs,
+    list_runners,
     get_run,
     cancel_run,
     input_run,

@@ -1,0 +1,1 @@
+"""Pictures of the pages, of a real service with real data: `make screenshots`."""
