@@ -21,7 +21,7 @@ from shared.edge.tickets import Ticket
 class TicketAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`path` is that of the stream, or a preview's `passage`, without a query."""
 
-    path: Annotated[str, Meta(max_length=2_000, pattern=r"^/api/v1/[^?#\x00-\x20]+\Z")]
+    path: Annotated[str, Meta(max_length=2_000, pattern=r"^/api/v1/[^?#\x00-\x20]+(?!\n)$")]
 
 
 @post("/api/v1/stream-tickets", status_code=201, scope=ANY)
