@@ -12,7 +12,7 @@ TYPED := services shared tests $(wildcard examples deploy/*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-compose check scripts format lock bench screenshots clean
+.PHONY: help run test test-compose check scripts format lock bench screenshots soak mutants clean
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -51,16 +51,23 @@ lock: $(STAMP)-dev  ## Redo the lock files from pyproject.toml; UPGRADE=1 takes 
 	@echo "Locking"
 	@$(LOCK) --output-file requirements.txt pyproject.toml
 	@$(LOCK) --output-file requirements-dev.txt --constraints requirements.txt --group dev pyproject.toml
+	@$(LOCK) --output-file requirements-mutants.txt --constraints requirements-dev.txt --group mutants
 
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-bench: $(STAMP)-dev  ## Measure, and compare with the bars we set ourselves
-	@exec $(BIN)/python -m tests.bench $(ARGS)
+bench: $(STAMP)-dev  ## Measure, and compare with the bars we set ourselves; FULL=1 takes an hour
+	@exec $(BIN)/python -m tests.bench $(if $(FULL),--full) $(ARGS)
 
 screenshots: $(STAMP)-dev  ## Take pictures of all pages into build/screenshots; ARGS="scene …" names some
 	@deploy/install-test-programs
 	@exec $(BIN)/python -m tests.screenshots $(ARGS)
+
+soak: $(STAMP)-dev  ## Keep everything busy and spoil it by chance; SECONDS=600 READERS=2000
+	@exec $(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) --readers $(or $(READERS),2000)
+
+mutants: $(STAMP)-mutants  ## Break the protocol and the channel in every small way; ARGS="shared.protocol.lag"
+	@exec $(BIN)/python -m tests.mutants $(ARGS)
 
 clean:  ## Remove .venv and the tools' caches; the data in .tailrace stays
 	@rm -rf $(VENV) node_modules build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -93,4 +100,10 @@ $(STAMP)-dev: $(STAMP)-run requirements-dev.txt pyproject.toml
 	@echo "Installing what the tests and checks need"
 	@$(PIP) install --require-hashes --requirement requirements-dev.txt
 	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What only a mutation run needs.
+$(STAMP)-mutants: $(STAMP)-dev requirements-mutants.txt
+	@echo "Installing what a mutation run needs"
+	@$(PIP) install --require-hashes --requirement requirements-mutants.txt
 	@touch $@

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
+
+from tests.support import profiles
 
 pytest_plugins = ["tests.support.postgres"]
 
 LIMIT_SECONDS = float(os.environ.get("TAILRACE_TEST_LIMIT_SECONDS", "4800"))
 EXIT_STATUS = 124  # what timeout(1) answers
 
-# The machine is shared: how long an example takes says nothing about the code.
-settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared machine")
+profiles.register()
 
 _limit = pytest.StashKey[threading.Timer]()
 
@@ -72,6 +71,13 @@ def node_path() -> Path:
 def nginx_path() -> Path:
     """Where nginx is. Without one the test is skipped, in CI failed."""
     return _program("nginx")
+
+
+@pytest.fixture(scope="session")
+def faketime_path() -> Path:
+    """libfaketime, which tells a process another time. Without it the test is skipped, in CI failed."""
+    _program("faketime")
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
 def _program(name: str) -> Path:

@@ -91,8 +91,7 @@ class PreviewsService:
             ttl_seconds=settings.preview_ttl_seconds,
             network=settings.preview_network,
         )
-        metrics.HEAD.labels(self.name).set_function(lambda: channel.state.head)
-        metrics.TAILS.labels(self.name).set_function(lambda: len(channel.tails))
+        metrics.watch(self.name, channel)
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         """A program's own origin, the passage to one, or the API."""

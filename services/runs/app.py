@@ -55,8 +55,7 @@ class RunsService:
             sessions=Sessions(channel, store),
             missing_settings=missing_settings(settings),
         )
-        metrics.HEAD.labels(self.name).set_function(lambda: channel.state.head)
-        metrics.TAILS.labels(self.name).set_function(lambda: len(channel.tails))
+        metrics.watch(self.name, channel)
 
     async def start(self) -> None:
         await self.channel.start()

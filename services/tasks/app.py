@@ -69,8 +69,7 @@ class TasksService:
             ),
             streams=streams,
         )
-        metrics.HEAD.labels(self.name).set_function(lambda: channel.state.head)
-        metrics.TAILS.labels(self.name).set_function(lambda: len(channel.tails))
+        metrics.watch(self.name, channel)
 
     async def start(self) -> None:
         await self.channel.start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,12 +36,15 @@ class _Waiting:
     command: Command[Any]
     size: int
     done: asyncio.Future[Committed[Any]]
+    since: float
 
 
 class Appender:
-    """The one writer of a process. `on_commit` gets each command's records, in order, before its publisher goes on."""
+    """The one writer of a process. `on_commit` gets each command's records, in order, before its publisher goes on, and
+    when they were handed in (time.monotonic).
+    """
 
-    def __init__(self, log: EventLog, on_commit: Callable[[str, Sequence[Record]], None]) -> None:
+    def __init__(self, log: EventLog, on_commit: Callable[[str, Sequence[Record], float], None]) -> None:
         self._log = log
         self._on_commit = on_commit
         self._queue: deque[_Waiting] = deque()
@@ -78,7 +82,7 @@ class Appender:
         size = check_size(command)
         if len(self._queue) >= MAX_QUEUE_COMMANDS or self._queued_bytes + size > MAX_QUEUE_BYTES:
             raise LogUnavailable("too many events are waiting to be stored; try again in a moment")
-        waiting = _Waiting(command, size, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(command, size, asyncio.get_running_loop().create_future(), time.monotonic())
         self._queue.append(waiting)
         self._queued_bytes += size
         self._wake.set()
@@ -124,16 +128,16 @@ class Appender:
             self._queued_bytes += waiting.size
         for waiting, result in zip(group, results, strict=False):
             if isinstance(result, Committed):
-                self._tell(result)
+                self._tell(result, waiting.since)
                 if not waiting.done.done():
                     waiting.done.set_result(result)
             elif not waiting.done.done():
                 waiting.done.set_exception(result)
 
-    def _tell(self, committed: Committed[Any]) -> None:
+    def _tell(self, committed: Committed[Any], since: float) -> None:
         try:
             if committed.records:
-                self._on_commit(committed.last.epoch, committed.records)
+                self._on_commit(committed.last.epoch, committed.records, since)
         except Exception as error:
             log.error("committed events could not be passed on", exc_info=error)
 

@@ -14,11 +14,12 @@ T = TypeVar("T")
 class Batch:
     """The shown events (and gaps) above `after`, all of them up to `upto`.
 
-    `end` is the event that ends the subject, when the batch reaches it; it may be hidden. `rendered` remembers what a
-    transport made of it, by format, so that equal readers share the same bytes.
+    `end` is the event that ends the subject, when the batch reaches it; it may be hidden. `conflated` counts the events
+    left out for a newer one, where a reader lags. `rendered` remembers what a transport made of it, by format, so that
+    equal readers share the same bytes.
     """
 
-    __slots__ = ("after", "count", "end", "epoch", "items", "last_seq", "rendered", "size", "upto")
+    __slots__ = ("after", "conflated", "count", "end", "epoch", "items", "last_seq", "rendered", "size", "upto")
 
     def __init__(
         self,
@@ -29,12 +30,14 @@ class Batch:
         *,
         size: int = 0,
         end: Record | None = None,
+        conflated: int = 0,
     ) -> None:
         self.epoch = epoch
         self.after = after
         self.upto = upto
         self.items = items
         self.count = len(items)
+        self.conflated = conflated
         last = items[-1] if items else None
         self.last_seq = upto if last is None else last.to_seq if isinstance(last, Gap) else last.seq
         self.size = size

@@ -213,18 +213,18 @@ class Channel:
                 return  # the head may be lower now than where this page begins
             self._feed(page.records, page.scanned_to)
 
-    def _committed(self, epoch: str, records: Sequence[Record]) -> None:
+    def _committed(self, epoch: str, records: Sequence[Record], since: float) -> None:
         """One command of this process: straight to the tails if nothing of another process lies before it."""
         if epoch == self.state.epoch and records[0].seq == self.state.head + 1:
-            self._feed(records, records[-1].seq)
+            self._feed(records, records[-1].seq, since)
         # else the news that this commit caused will bring both
 
-    def _feed(self, records: Iterable[Record], upto: int) -> None:
-        """Give the tails the next part of the log, which ends at `upto`."""
+    def _feed(self, records: Iterable[Record], upto: int, since: float | None = None) -> None:
+        """Give the tails the next part of the log, which ends at `upto`. `since`: when it was published here."""
         new = [record for record in records if record.seq > self.state.head]
         for record in new:
             for tail in self.tails.append(record):
-                self.fanout.touch(tail)
+                self.fanout.touch(tail, since)
         self._advance(upto)
         if any(record.ends == DELETED for record in new):
             self._start_over()  # the tails may hold events that are gone: whoever is behind reads the log

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from shared.channel.batch import Batch, batch_of, cut
+from shared.channel.lanes import Lane, Sharing
 from shared.channel.log import HistoryTrimmed, LogUnavailable
 from shared.channel.start import Start
 from shared.protocol.filter import Filter
@@ -53,13 +54,15 @@ class Reader:
         "_listener",
         "_lossless",
         "_page",
-        "_read_bytes",
+        "_position",
         "_tail",
         "_undelivered",
         "epoch",
         "filter",
+        "lane",
         "live_from",
-        "position",
+        "read_bytes",
+        "sharing",
     )
 
     def __init__(
@@ -73,18 +76,32 @@ class Reader:
     ) -> None:
         self.filter = filter
         self._history = history  # shows what is replayed, where that is less than what is live
-        self.position = start.after
+        self.lane: Lane | None = None  # which it is in, parked; then `sharing` is its owner
+        self.sharing: Sharing | None = None
+        self._position = start.after
         self.live_from = max(start.state.head, start.after)
         self.epoch = start.state.epoch
         self._channel = channel
         self._lossless = lossless
         self._tail: Tail | None = None
         self._joined = 0  # the head when it came to its tail; lag is counted from there,
-        self._read_bytes = 0  # on the scale of the tail's total_bytes
+        self.read_bytes = 0  # on the scale of the tail's total_bytes
         self._page: deque[Batch] = deque()  # the rest of a page of the log
         self._undelivered: Batch | None = None  # offered to a `next` that was cancelled
         self._listener: Listener | None = None
         channel.readers.add(self)
+
+    @property
+    def position(self) -> int:
+        """How far it has come: what is up to here has been handed over, or is not wanted."""
+        return self._position if self.lane is None else self.lane.position
+
+    @position.setter
+    def position(self, seq: int) -> None:
+        if self.lane is None:
+            self._position = seq
+        else:
+            self.lane.position = seq  # only further, past what is not wanted: that holds for its neighbours as well
 
     # ── taking ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -111,9 +128,15 @@ class Reader:
     @property
     def over_budget(self) -> bool:
         """Whether this live reader is so far behind that its sheddable events may go."""
-        if self._lossless or self.is_history or self._tail is None:
-            return False
-        return self._tail.total_bytes - self._read_bytes > self._channel.limits.lag_budget_bytes
+        return not self._lossless and self.lag_bytes > self._channel.limits.lag_budget_bytes
+
+    @property
+    def lag_bytes(self) -> int:
+        """What has come to this live reader's tail and not to the reader yet."""
+        if self.is_history or self._tail is None:
+            return 0
+        read = self.read_bytes if self.lane is None else self.lane.read_bytes
+        return self._tail.total_bytes - read
 
     def peek(self) -> Batch | None:
         """The next batch of the tail, None when there is none; the position stays. Only when not `behind`."""
@@ -167,7 +190,7 @@ class Reader:
         """The batch is this reader's now: what comes next lies after it."""
         self.position = batch.upto
         if batch.upto > self._joined:
-            self._read_bytes += batch.size
+            self.read_bytes += batch.size
 
     async def next(self) -> Batch:
         """The next batch with anything in it; waits for it. Raise HistoryTrimmed, also when the epoch has changed."""
@@ -196,12 +219,16 @@ class Reader:
 
     # ── parking ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def park(self, listener: Listener) -> None:
+    def park(self, listener: Listener, sharing: Sharing | None = None) -> None:
         """Wait at the head without a task: `listener` gets what comes. Call it in the same step as the `take` that
         returned None, or news between the two are missed.
+
+        `sharing`: what others at its place are sent may be written for it, without asking the listener.
         """
         self._listener = listener
-        self._channel.fanout.park(self._attach(), self)
+        if self._position > self._channel.state.head:  # it knows more of the log than this process: it is alone there
+            sharing = None
+        self._channel.fanout.park(self._attach(), self, sharing)
 
     def unpark(self) -> None:
         """Stop waiting. Harmless when not parked."""
@@ -215,9 +242,7 @@ class Reader:
 
     def deliver(self, batch: Batch) -> None:
         """Hand the parked owner a batch that lies right after its position."""
-        self.position = batch.upto  # `advance`, in place: this runs once per delivery
-        if batch.upto > self._joined:
-            self._read_bytes += batch.size
+        self.advance(batch)
         listener = self._listener
         if listener is not None and not listener.offer(batch):
             self.unpark()
@@ -267,7 +292,7 @@ class Reader:
         if self._tail is None:
             self._joined = self._channel.state.head
             self._tail = self._channel.tails.open(self.filter, self._joined)
-            self._read_bytes = self._tail.total_bytes
+            self.read_bytes = self._tail.total_bytes
         return self._tail
 
     def _detach(self) -> None:
@@ -283,8 +308,10 @@ class Reader:
 
     def _shed(self, batch: Batch) -> Batch:
         """What of a batch a reader that lags is still sent."""
-        items = shed([item for item in batch.items if isinstance(item, Record)], self._channel.schema)
-        return Batch(batch.epoch, batch.after, batch.upto, items, size=batch.size, end=batch.end)
+        records = [item for item in batch.items if isinstance(item, Record)]
+        items = shed(records, self._channel.schema)
+        conflated = len(records) - sum(1 if isinstance(item, Record) else item.dropped for item in items)
+        return Batch(batch.epoch, batch.after, batch.upto, items, size=batch.size, end=batch.end, conflated=conflated)
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:

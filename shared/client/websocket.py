@@ -4,6 +4,7 @@ import re
 import ssl
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -15,7 +16,7 @@ from websockets.typing import Subprotocol
 
 from shared.client.answers import Answer
 from shared.client.connection import Cut, Frame, Target, finish, reason_of
-from shared.client.errors import AccessRevoked, Forbidden, Refused, Unreadable
+from shared.client.errors import AccessRevoked, Forbidden, Refused, Unreadable, refused
 from shared.protocol.ends import EndReason
 
 SUBPROTOCOL = "tailrace.v1"
@@ -31,7 +32,13 @@ class _Wire(Struct):
     id: str = ""
 
 
+class _Refused(Struct):
+    type: str = ""
+    problem: dict[str, Any] = {}
+
+
 _messages = msgspec.json.Decoder(list[_Wire])
+_refusals = msgspec.json.Decoder(_Refused)
 
 
 class _Connect(connect):
@@ -53,9 +60,13 @@ class SocketConnection:
         except ConnectionClosed as closed:
             raise self._closed(closed) from closed
         try:
-            return [Frame(wire.id, bytes(wire.event)) for wire in _messages.decode(message)]
+            frames = [Frame(wire.id, bytes(wire.event)) for wire in _messages.decode(message)]
+            for frame in frames:
+                if not frame.id:
+                    _raise_if_refused(frame)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unreadable(f"a message is no array of frames ({error}): {message[:60]!r}") from error
+        return frames
 
     def _closed(self, closed: ConnectionClosed) -> Exception:
         if closed.sent is not None and closed.sent.code == CLOSED_TOO_BIG:
@@ -71,6 +82,13 @@ class SocketConnection:
         """At once, without a closing handshake: it would wait for the other side."""
         self._socket.transport.abort()
         await finish(self._socket.wait_closed())
+
+
+def _raise_if_refused(frame: Frame) -> None:
+    """Who brings no token is let in, since it may come as a first message; where none comes, a frame refuses."""
+    said = _refusals.decode(frame.data)
+    if said.type == "refused":
+        raise refused(int(said.problem.get("status", 0)), said.problem)
 
 
 async def open_websocket(

@@ -22,7 +22,7 @@ from shared.edge.tickets import Ticket
 class TicketAsked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`path` is that of the stream, or a preview's `passage`, without a query."""
 
-    path: Annotated[str, Meta(max_length=2_000, pattern=r"^/api/v1/[^?#\x00-\x20]+\Z")]
+    path: Annotated[str, Meta(max_length=2_000, pattern=r"^/api/v1/[^?#\x00-\x20]+(?!\n)$")]
 
     def __post_init__(self) -> None:
         if "\0" in unquote(self.path):  # no path that is answered has one, nor can it be stored

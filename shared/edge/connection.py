@@ -10,9 +10,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
+
+from shared.edge.lean import Flag, Mailbox
 
 KEY = "tailrace.connection"
 
@@ -21,6 +24,7 @@ class StreamConnection(Protocol):
     """What a stream may do with the connection it answers on, once its response has started."""
 
     on_lost: Callable[[], object] | None  # called when the connection is lost; SSE only
+    on_full: Callable[[], object] | None  # called when it stops being writable, for whatever reason
 
     @property
     def is_open(self) -> bool:
@@ -54,27 +58,39 @@ class StreamConnection(Protocol):
         ...
 
 
+class _LeanFlow(FlowControl):
+    def __init__(self, transport: Any) -> None:
+        super().__init__(transport)
+        self._is_writable_event = Flag(is_set=True)  # type: ignore[assignment]  # does the same
+
+
 class StreamingHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol; the response must be chunked, as one without a length is.
+    """uvicorn's HTTP protocol; the response must be chunked, as one without a length is."""
 
-    `is_writable` and `write` are looked up once per delivery: plain attributes, kept right where they change.
-    """
-
-    __slots__ = ("is_writable", "on_lost", "write")
+    __slots__ = ("is_writable", "on_full", "on_lost", "write")
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.on_lost: Callable[[], object] | None = None
+        self.on_full: Callable[[], object] | None = None
         self.is_writable: bool = True
         self.write: Callable[[bytes], object] = transport.write
+
+        self.flow = _LeanFlow(transport)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"][KEY] = self
 
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before:  # its application has not begun yet
+            self.cycle.message_event = Flag()  # type: ignore[assignment]  # does the same
+
     def pause_writing(self) -> None:
-        self.is_writable = False
         super().pause_writing()
+        self._fill()
 
     def resume_writing(self) -> None:
         self.is_writable = not self.transport.is_closing()
@@ -82,10 +98,15 @@ class StreamingHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn tells only a connection's newest request, and behind a stream another may have been pipelined."""
-        self.is_writable = False
         super().connection_lost(exc)
+        self._fill()
         if self.on_lost is not None:
             self.on_lost()
+
+    def _fill(self) -> None:
+        self.is_writable = False
+        if self.on_full is not None:
+            self.on_full()
 
     @property
     def is_open(self) -> bool:
@@ -108,21 +129,53 @@ class StreamingHttpProtocol(HttpToolsProtocol):
 class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol; no extension may be negotiated, so that a frame is the same for all."""
 
-    __slots__ = ("_paused", "on_lost", "write")
+    __slots__ = ("_close_sent", "is_writable", "on_full", "on_lost", "write")
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.queue = Mailbox()  # type: ignore[assignment]  # does the same, and so does the other
+        self.writable = Flag(is_set=True)  # type: ignore[assignment]
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.on_lost: Callable[[], object] | None = None
-        self._paused = False
+        self.on_full: Callable[[], object] | None = None
+        self.is_writable: bool = True
         self.write: Callable[[bytes], object] = transport.write
 
     def pause_writing(self) -> None:
-        self._paused = True
         super().pause_writing()
+        self._fill()
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self.is_writable = self.is_open
         super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._fill()
+
+    def start_keepalive(self) -> None:
+        """The handshake is over: the parser's frame holds its request for as long as the connection lasts."""
+        super().start_keepalive()
+        self.request.headers.clear()
+        del self.request, self.response
+
+    @property
+    def close_sent(self) -> bool:
+        """Set by uvicorn in half a dozen places. After a close frame nothing may be written."""
+        return self._close_sent
+
+    @close_sent.setter
+    def close_sent(self, sent: bool) -> None:
+        self._close_sent = sent
+        if sent:
+            self._fill()
+
+    def _fill(self) -> None:
+        self.is_writable = False
+        if self.on_full is not None:
+            self.on_full()
 
     def shutdown(self) -> None:
         """uvicorn sends a close without looking whether the client was first. That cannot be done, and the error would
@@ -141,10 +194,6 @@ class StreamingWebSocketProtocol(WebSocketsSansIOProtocol):
     @property
     def is_open(self) -> bool:
         return not (self.close_sent or self.disconnected or self.transport.is_closing())
-
-    @property
-    def is_writable(self) -> bool:
-        return not (self._paused or self.close_sent or self.disconnected)
 
     async def drain(self) -> None:
         await self.writable.wait()

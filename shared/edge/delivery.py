@@ -16,6 +16,7 @@ from msgspec import structs
 
 import shared
 from shared.channel.batch import Batch
+from shared.channel.lanes import Lane, Sharing
 from shared.channel.log import HistoryTrimmed
 from shared.channel.reader import Reader, patiently
 from shared.channel.start import Start
@@ -47,23 +48,24 @@ class Delivery:
         "_closing",
         "_connection",
         "_epoch",
+        "_events_sent",
         "_finished",
-        "_format",
+        "_lags",
+        "_last_write",
         "_live",
         "_loop",
         "_on_end",
         "_pump",
         "_reader",
         "_say",
+        "_sent_seq",
         "_sink",
         "_stalled",
         "_streams",
         "_unwatch",
         "began",
         "end",
-        "events_sent",
-        "last_write",
-        "sent_seq",
+        "format",
         "status",
         "subscription",
     )
@@ -79,11 +81,11 @@ class Delivery:
         on_end: Callable[[], object] = lambda: None,
     ) -> None:
         self.subscription = subscription
-        self.events_sent = 0
+        self._events_sent = 0
         self.end: EndReason | None = None
         self.status = subscription.ended
         self._sink = sink
-        self._format = sink.format
+        self.format = sink.format
         self._connection = connection
         self._streams = streams
         self._say = say
@@ -96,10 +98,11 @@ class Delivery:
         self._closing = False
         self._finished = False
         self._stalled = False
+        self._lags = False  # beyond its budget, and the log was told
         self._loop = asyncio.get_running_loop()
-        self.began = self.last_write = self._loop.time()
+        self.began = self._last_write = self._loop.time()
         stands = subscription.where_it_stands()  # until it is sent something: the end may come before hello
-        self._epoch, self.sent_seq = stands.epoch, stands.seq  # of the last id that was sent
+        self._epoch, self._sent_seq = stands.epoch, stands.seq  # of the last id that was sent
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,9 +171,50 @@ class Delivery:
             return False
         if batch.count:
             self._count(batch)
-            wire = batch.rendered.get(self._format) or batch.render(self._format, self._render)
-            connection.write(wire)  # type: ignore[arg-type]  # what _render made
+            connection.write(batch.render(self.format, self.render))
         return True
+
+    # ── in a lane, which writes to the connection and counts for it meanwhile ──────────────────────────────────
+
+    @property
+    def write(self) -> Callable[[bytes], object]:
+        return self._connection.write
+
+    def joined(self, lane: Lane) -> None:
+        self._events_sent -= lane.events
+        self._connection.on_full = self._reader.rouse if self._reader is not None else None
+
+    def left(self, lane: Lane) -> None:
+        self._connection.on_full = None
+        self._events_sent += lane.events
+        self._sent_seq = max(self._sent_seq, lane.last_seq)
+        self._last_write = max(self._last_write, lane.last_write)
+
+    @property
+    def events_sent(self) -> int:
+        return self._events_sent + (0 if self._lane is None else self._lane.events)
+
+    @property
+    def sent_seq(self) -> int:
+        """Of the last id that was sent."""
+        return self._sent_seq if self._lane is None else max(self._sent_seq, self._lane.last_seq)
+
+    @property
+    def last_write(self) -> float:
+        return self._last_write if self._lane is None else max(self._last_write, self._lane.last_write)
+
+    @property
+    def last_id(self) -> str:
+        return f"{self._epoch}-{self.sent_seq}"
+
+    @property
+    def lag_bytes(self) -> int:
+        """What is pending for it, once it is live."""
+        return 0 if self._reader is None or self._lane is not None else self._reader.lag_bytes
+
+    @property
+    def _lane(self) -> Lane | None:
+        return None if self._reader is None else self._reader.lane
 
     def wake(self) -> None:
         if self._pump is None or self._pump.done():
@@ -187,14 +231,14 @@ class Delivery:
             reader.position = max(reader.position, self.subscription.channel.state.head)
         moved = reader.parked and reader.position > self.sent_seq
         if moved:
-            self.sent_seq = reader.position
+            self._sent_seq = reader.position
         self._say_still_here(now, moved=moved)
 
     def _say_still_here(self, now: float, *, moved: bool) -> None:
         payload = None if moved else self._sink.heartbeat()
         if payload is None:
             payload = self._sink.format.control(f"{self._epoch}-{self.sent_seq}", Bookmark())
-        self.last_write = now
+        self._last_write = now
         self._connection.write(self._sink.wire(payload))
 
     def fail(self, error: Exception) -> None:
@@ -293,17 +337,23 @@ class Delivery:
                 await self._start_over()
                 continue
             lagging = self._stalled and reader.over_budget
+            if lagging and not self._lags:
+                self._lags = True
+                self._streams.tell_lag(self)
             try:
                 batch = await self._ask(reader.read, lagging) if reader.behind else reader.take(lagging=lagging)
             except HistoryTrimmed:
                 await self._start_over()
                 continue
             batch = batch or self._overdue()
-            if batch is None:
-                self._stalled = False
-                reader.park(self)  # in the same step as the take: nothing can come between them
+            if batch is None and not self._connection.is_writable:
+                await self._wait_for_room()
+            elif batch is None:
+                self._stalled = self._lags = False
+                reader.park(self, self._sharing())  # in the same step as the take: nothing can come between them
                 return True
-            await self._deliver(batch)
+            else:
+                await self._deliver(batch)
             await asyncio.sleep(0)  # a fast socket and a long history would keep everybody else waiting
         return False
 
@@ -319,17 +369,23 @@ class Delivery:
         if batch.ends == DELETED:
             self.end = self.end or EndReason.ACCESS_REVOKED  # and not a word about it
             return
+        if batch.conflated:
+            self._streams.count_conflated(batch.conflated)
         if batch.items:
             await self._wait_for_room()
             if self.end in BARRED:
                 return  # meanwhile it has become none of the reader's business
             self._count(batch)
-            self._connection.write(batch.render(self._sink.format, self._render))
+            self._connection.write(batch.render(self.format, self.render))
         if batch.ends is not None:
             self.status = batch.ends
             if not self._live:
                 await self._go_live(batch.upto)
             self.end = self.end or EndReason.TERMINAL
+
+    def _sharing(self) -> Sharing | None:
+        """This, when it is written to as its neighbours are."""
+        return self if self._sink.shares else None
 
     def _overdue(self) -> Batch | None:
         """What was held back and may go out now."""
@@ -354,7 +410,7 @@ class Delivery:
         reason, retry = self.end, None
         if not reason.final:
             retry = self._streams.jittered_retry()
-        last_id = f"{self._epoch}-{self.sent_seq}"
+        last_id = self.last_id
         status = None if reason is EndReason.ACCESS_REVOKED else self.status
         frame = StreamEnd(status=status, reason=reason.label, final=reason.final, last_id=last_id, retry_after_ms=retry)
         await self._write(self._sink.wire(self._sink.format.control(last_id, frame)))
@@ -370,7 +426,7 @@ class Delivery:
         that again, and is told of the reset again.
         """
         assert self._reader is not None
-        self._epoch, self.sent_seq = self._reader.epoch, seq
+        self._epoch, self._sent_seq = self._reader.epoch, seq
         position = f"{self._epoch}-{seq}"
         if start.reset is not None and is_position(start.requested):
             position = start.requested
@@ -378,14 +434,14 @@ class Delivery:
 
     async def _control(self, seq: int, frame: Control) -> None:
         assert self._reader is not None
-        self._epoch, self.sent_seq = self._reader.epoch, seq
+        self._epoch, self._sent_seq = self._reader.epoch, seq
         await self._write(self._sink.wire(self._sink.format.control(f"{self._epoch}-{seq}", frame)))
 
     async def _write(self, wire: bytes) -> None:
         """Write when there is room. Raise what `_wait_for_room` does."""
         await self._wait_for_room()
         self._connection.write(wire)
-        self.last_write = self._loop.time()
+        self._last_write = self._loop.time()
 
     async def _wait_for_room(self) -> None:
         """Raise _SlowReader when there is none for too long, ConnectionError when the connection is lost."""
@@ -398,7 +454,7 @@ class Delivery:
         if waited > STALL_SECONDS:
             self._stalled = True
 
-    def _render(self, batch: Batch) -> bytes:
+    def render(self, batch: Batch) -> bytes:
         """One message for the whole batch: runs of events, and gaps between them."""
         parts: list[bytes] = []
         run: list[Record] = []
@@ -426,9 +482,9 @@ class Delivery:
         return self._sink.format.control(f"{epoch}-{gap.to_seq}", frame)
 
     def _count(self, batch: Batch) -> None:
-        self.last_write = self._loop.time()
-        self.sent_seq = batch.last_seq
-        self.events_sent += batch.count
+        self._last_write = self._loop.time()
+        self._sent_seq = batch.last_seq
+        self._events_sent += batch.count
 
     def _hello(self, start: Start) -> Hello:
         state: LogState = start.state

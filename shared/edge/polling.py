@@ -1,8 +1,7 @@
 """The polling edge: the same frames as JSON or ndjson, at once or after a wait."""
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from litestar import Response
 from litestar.response import Stream
@@ -16,7 +15,7 @@ from shared.edge.problems import BadInput
 from shared.edge.streams import Streams
 from shared.protocol.control import Bookmark
 from shared.protocol.formats import NdjsonFormat, json_frame
-from shared.protocol.position import MAX_SEQ, Position
+from shared.protocol.position import MAX_SEQ, Anchor, Position
 from shared.protocol.record import DELETED, OVERHEAD_BYTES, Record
 
 NDJSON = "application/x-ndjson"
@@ -52,6 +51,20 @@ def poll_of(connection: Connection) -> Poll:
 
 async def answer(subscription: Subscription, poll: Poll, streams: Streams) -> Response[bytes] | Stream:
     """The events after the position. Raise Gone, LogUnavailable."""
+    start, current = await _begin(subscription, poll)
+    try:
+        if poll.wait_seconds and current is None:
+            await _wait(subscription, start, poll.wait_seconds, streams)
+        return await _answer(subscription, start, poll, current)
+    except HistoryTrimmed:  # the log was restored or trimmed meanwhile: it is told of like any other reset
+        if subscription.requested is Anchor.NOW:
+            subscription = replace(subscription, requested=Position(start.state.epoch, start.after))
+        start, current = await _begin(subscription, poll)
+        return await _answer(subscription, start, poll, current)
+
+
+async def _begin(subscription: Subscription, poll: Poll) -> tuple[Start, CurrentPage | None]:
+    """Where the answer begins, and the newest of each key where it begins with those."""
     start = await subscription.start()
     current = None
     if subscription.current is not None and subscription.begins_with_current(start):
@@ -59,8 +72,12 @@ async def answer(subscription: Subscription, poll: Poll, streams: Streams) -> Re
         start = structs.replace(start, state=current.state, after=current.state.head)
     if poll.until is not None and poll.until.epoch != start.state.epoch:
         raise BadInput(f"until is of another epoch; the log's is {start.state.epoch} now")
-    if poll.wait_seconds and current is None:
-        await _wait(subscription, start, poll.wait_seconds, streams)
+    return start, current
+
+
+async def _answer(
+    subscription: Subscription, start: Start, poll: Poll, current: CurrentPage | None
+) -> Response[bytes] | Stream:
     if poll.ndjson:
         lines = _stream(subscription, start, poll, current)
         return Stream(lines, media_type=NDJSON, headers={"x-accel-buffering": "no"})
@@ -172,11 +189,12 @@ async def _read(subscription: Subscription, start: Start, after: int, limit: int
 
 
 async def _wait(subscription: Subscription, start: Start, seconds: float, streams: Streams) -> None:
-    """Until something lies after the position, at most `seconds`; at once when nothing more can come."""
+    """Until something lies after the position, at most `seconds`; at once when nothing more can come. Raise
+    HistoryTrimmed when what lies there has gone.
+    """
     if subscription.ended is not None or start.reset is not None:
         return
     async with subscription.channel.reader(
         subscription.filter, start, lossless=True, history=subscription.history
     ) as reader:
-        with suppress(HistoryTrimmed):
-            await streams.first_of(reader.next(), seconds=seconds)
+        await streams.first_of(reader.next(), seconds=seconds)

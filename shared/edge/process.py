@@ -76,7 +76,7 @@ async def serve(
 
     Raise SettingsError when the address cannot be had, EmbeddedPostgresError or LogUnavailable without a database.
     """
-    logs.set_up(settings.log_level, settings.secrets())
+    logs.set_up(settings.log_level, settings.secrets(), form=settings.log_format)
     quiet_libraries()
     allow_many_files()
     gate = Gate(settings)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from shared.edge import metrics
+from shared.edge import metrics, staying
 from shared.edge.connection import connection_of
 from shared.edge.gate import Entry, Gate
 from shared.edge.problems import MEDIA_TYPE, Away, Missing, Unauthorized, document, http_document
@@ -106,6 +106,7 @@ class Front:
             await _refuse(scope, send, error)
             return
         await self._handle(handler, scope, receive, send)
+        await staying.finish(scope, receive, send)
 
     async def _handle(self, handler: Asgi, scope: Any, receive: Any, send: Any) -> None:
         """When the process stops, uvicorn cancels what is not answered after a second, and would answer 500. But what

@@ -77,6 +77,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     openai_api_key: str = ""
     openai_model: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

@@ -15,6 +15,7 @@ class Sink(Protocol):
 
     transport: str
     format: Format
+    shares: bool  # whether another connection may have an equal format
 
     def wire(self, payload: bytes) -> bytes:
         """The bytes that carry `payload` over this transport."""
@@ -33,6 +34,7 @@ class SseSink:
     """`text/event-stream` over an HTTP response."""
 
     transport = "sse"
+    shares = True
 
     def __init__(self, primary: str | None) -> None:
         self.format: Format = SseFormat(primary)
@@ -51,6 +53,7 @@ class WebSocketSink:
     """A WebSocket of its own: it closes when the stream ends."""
 
     transport = "websocket"
+    shares = True
 
     def __init__(self, *, binary: bool, ref: str | None = None) -> None:
         self.format: Format = MessagePackFormat(ref) if binary else WebSocketFormat(ref)
@@ -68,6 +71,8 @@ class WebSocketSink:
 
 class SharedSocketSink(WebSocketSink):
     """One of several streams on a multiplexed WebSocket: every frame carries its `ref`, and the socket stays open."""
+
+    shares = False
 
     def farewell(self, reason: EndReason) -> Message | None:
         return None

@@ -66,6 +66,9 @@ class SnapshotDelivery(Delivery):
         self._allowed_at = 0.0  # what follows a reset does not wait: its reader has nothing now
         await super()._start_over()
 
+    def _sharing(self) -> None:
+        """Each has a pace of its own."""
+
     # ── pace ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def offer(self, batch: Batch) -> bool:

@@ -2,8 +2,8 @@
 work as for any other handler, and the stream has the connection to itself.
 """
 
-import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from litestar import Request, Response
@@ -12,8 +12,10 @@ from litestar.response.base import ASGIResponse
 from shared.edge.admission import Subscription
 from shared.edge.connection import connection_of
 from shared.edge.gate import entry_of
+from shared.edge.lean import Flag
 from shared.edge.sinks import SseSink
 from shared.edge.snapshots import delivery_of
+from shared.edge.staying import stay
 from shared.edge.streams import Streams
 from shared.protocol import sse
 
@@ -51,11 +53,14 @@ class _Answer:
         self._streams = streams
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        sink, connection = SseSink(self._subscription.primary), connection_of(scope)
         await send({"type": "http.response.start", "status": 200, "headers": list(sse.HEADERS)})
+        stay(scope, partial(self._stream, scope))
+
+    async def _stream(self, scope: Any, receive: Any, send: Any) -> None:
+        sink, connection = SseSink(self._subscription.primary), connection_of(scope)
         if not connection.is_open:
             return
-        over = asyncio.Event()  # the client has left, or the last byte is out
+        over = Flag()  # the client has left, or the last byte is out
         connection.on_lost = over.set
         connection.write(sink.wire(sse.opening(self._streams.jittered_retry())))
         delivery = delivery_of(self._subscription, sink, connection, self._streams, say=send, on_end=over.set)

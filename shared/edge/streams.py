@@ -12,11 +12,13 @@ from shared.edge import metrics
 from shared.edge.delivery import Delivery, jitter
 from shared.edge.problems import Away, Busy
 from shared.edge.settings import Settings
+from shared.edge.sinks import SseSink, WebSocketSink
 from shared.protocol.control import Gap
 from shared.protocol.ends import EndReason
 
 log = logging.getLogger("tailrace.stream")
 
+TRANSPORTS = (SseSink.transport, WebSocketSink.transport)
 DRAIN_SECONDS = 2.5  # of the 5 in which a service must have left
 
 
@@ -101,11 +103,15 @@ class Streams:
             "stream ended",
             extra={
                 "reason": reason,
-                "transport": delivery.transport,
                 "events": delivery.events_sent,
                 "seconds": round(asyncio.get_running_loop().time() - delivery.began, 3),
+                **_who(delivery),
             },
         )
+
+    def tell_lag(self, delivery: Delivery) -> None:
+        """Once each time that a reader falls behind by more than its budget."""
+        log.warning("a reader lags", extra={"bytes": delivery.lag_bytes, **_who(delivery)})
 
     async def drain(self) -> None:
         """End every stream with `server_shutdown`; wait until those that can be told have been."""
@@ -145,8 +151,12 @@ class Streams:
             metrics.RESUMES.labels("continued").inc()
 
     def count_gap(self, gap: Gap) -> None:
+        metrics.GAPS.labels("sheddable").inc(gap.dropped)
         for name, dropped in gap.by_type.items():
             metrics.SHED.labels(name).inc(dropped)
+
+    def count_conflated(self, events: int) -> None:
+        metrics.GAPS.labels("latest").inc(events)
 
     # ── time ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -156,10 +166,29 @@ class Streams:
         while True:
             await asyncio.sleep(beat / 15)
             now = loop.time()
+            behind: Counter[str] = Counter()
+            furthest = 0
             for turn, delivery in enumerate(tuple(self._deliveries), start=1):
                 if turn % 256 == 0:
                     await asyncio.sleep(0)
+                if lag := delivery.lag_bytes:
+                    behind[delivery.transport] += 1
+                    furthest = max(furthest, lag)
                 if longest and now - delivery.began > longest:
                     delivery.finish(EndReason.MAX_DURATION)
                 elif now - delivery.last_write >= beat:
                     delivery.beat(now)
+            metrics.LAG.set(furthest)
+            for transport in TRANSPORTS:
+                metrics.BEHIND.labels(transport).set(behind[transport])
+
+
+def _who(delivery: Delivery) -> dict[str, object]:
+    """Whose stream it is, of what, and where it stands: for the log, which is where names may stand."""
+    wanted = delivery.subscription.filter
+    return {
+        "transport": delivery.transport,
+        "tenant": wanted.tenant,
+        "filter": wanted.describe(),
+        "last_id": delivery.last_id,
+    }

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,9 +17,11 @@ from shared.edge.auth.permit import Permit
 from shared.edge.connection import connection_of, wait_writable
 from shared.edge.delivery import Delivery
 from shared.edge.gate import entry_of
+from shared.edge.lean import Flag
 from shared.edge.problems import Away, BadInput, Document, Forbidden, Unauthorized, document
 from shared.edge.sinks import SharedSocketSink, WebSocketSink
 from shared.edge.snapshots import delivery_of
+from shared.edge.staying import stay
 from shared.edge.streams import Streams
 from shared.protocol.control import Authenticated, BadMessage, Control, Pong
 from shared.protocol.ends import EndReason
@@ -104,16 +105,19 @@ class _Socket:
         self._binary = False
         self._accepted = False
         self._bad = 0
-        self._recent: deque[float] = deque()
-        self._idle = asyncio.Event()  # set when the last stream has ended
+        self._recent: list[float] = []  # when messages came
+        self._idle = Flag()  # set when the last stream has ended
         self._leaving: asyncio.Task[None] | None = None
 
     # ── one stream ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def serve_one(self, admit: Admit) -> None:
         subscription = await self._enter(partial(self._admit, admit))
-        if subscription is None:
-            return
+        if subscription is not None:
+            stay(self._scope, partial(self._stream, subscription))
+
+    async def _stream(self, subscription: Subscription, receive: Any, send: Any) -> None:
+        self._receive, self._send = receive, send
         sink = WebSocketSink(binary=self._binary)
         delivery = delivery_of(subscription, sink, self._connection, self._streams, say=self._send)
         delivery.open()
@@ -213,8 +217,11 @@ class _Socket:
     # ── many streams ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def serve_many(self, admit: AdmitChannel) -> None:
-        if await self._enter(self._admit_channels) is None:
-            return
+        if await self._enter(self._admit_channels) is not None:
+            stay(self._scope, partial(self._multiplex, admit))
+
+    async def _multiplex(self, admit: AdmitChannel, receive: Any, send: Any) -> None:
+        self._receive, self._send = receive, send
         following: dict[str, Delivery] = {}
         permit = self._permit
         permit.watch(partial(self._send_away, following))
@@ -350,7 +357,7 @@ class _Socket:
         now = asyncio.get_running_loop().time()
         self._recent.append(now)
         while self._recent[0] < now - FLOOD_SECONDS:
-            self._recent.popleft()
+            del self._recent[0]
         return len(self._recent) > FLOOD_MESSAGES
 
 

@@ -176,11 +176,25 @@ class Schema:
 
     def json_schema(self, ref_template: str = "#/$defs/{name}") -> dict[str, Any]:
         """JSON Schema of all the types, under `$defs`."""
-        _, components = msgspec.json.schema_components(self._types.values(), ref_template=ref_template)
         return {
-            "$defs": components,
+            "$defs": json_schemas(self._types.values(), ref_template),
             "oneOf": [{"$ref": f"#/$defs/{event.__name__}"} for event in self._types.values()],
         }
+
+
+def json_schemas(types: Iterable[type[Struct]], ref_template: str = "#/$defs/{name}") -> dict[str, Any]:
+    """JSON Schema of each, and of what they have inside, by name; events of a family and open ones among them."""
+    types = tuple(types)
+    _, components = msgspec.json.schema_components(types, ref_template=ref_template)
+    for struct in types:
+        tag = struct.__struct_config__.tag
+        if isinstance(tag, str) and tag.endswith("*"):
+            prefix = re.escape(tag.removesuffix("*"))
+            components[struct.__name__]["properties"]["type"] = {
+                "type": "string",
+                "pattern": f"^{prefix}{_FAMILY_MEMBER.pattern}$",
+            }
+    return components
 
 
 def _read(data: bytes) -> dict[str, Any]:

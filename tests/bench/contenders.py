@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from re import Pattern
 from typing import Final
 
-from tests.bench import event, tailrace
+from tests.bench import event, nchan, tailrace
 
 SSE_SUBSCRIBE: Final = b"GET /stream HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
 WEBSOCKET_SUBSCRIBE: Final = (
@@ -28,16 +28,21 @@ def bench_publish(first: int, count: int) -> bytes:
     )
 
 
+def one(_: int) -> int:
+    """Publishing together is one request."""
+    return 1
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """One server to measure.
 
-    `subscribe` is a reader's whole request, `publish(first, count)` a whole request that publishes that many
-    events together; its response needs a Content-Length. `ready` must be among the bytes a reader gets before
-    it can count on live events. `marker` occurs exactly once per event and nowhere else; `number` finds an
-    event's number. `durable`: it keeps events in a database of its own, named to it in TAILRACE_DATABASE_URL, and the
-    latency from publish to receipt is measured as well. `set_up(contender, port)` is called when the server answers and
-    returns the contender with what only then can be known, such as the requests.
+    `subscribe` is a reader's whole request, `publish(first, count)` a whole request that publishes that many events
+    together, to which `answers(count)` responses come, each with a Content-Length. `ready` must be among the bytes a
+    reader gets before it can count on live events. `marker` occurs exactly once per event and nowhere else; `number`
+    finds an event's number. `durable`: it keeps events in a database of its own, named to it in TAILRACE_DATABASE_URL.
+    `set_up(contender, port)` is called when the server answers and returns the contender with what only then can be
+    known, such as the requests.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Contender:
     subscribe: bytes = SSE_SUBSCRIBE
     websocket: bool = False
     publish: Callable[[int, int], bytes] = bench_publish
+    answers: Callable[[int], int] = one
     ready: bytes = b"\r\n\r\n"
     marker: bytes = event.MARKER
     number: Pattern[bytes] = event.NUMBER
@@ -62,12 +68,31 @@ LITESTAR: Final = Contender("litestar queue per reader", module("litestar_server
 BARE: Final = Contender("bare loop of sends", module("bare_server"))
 BASELINES: Final = (LITESTAR, BARE)
 
+#: What else there is; measured beside them, and no bar is set by it.
+CHANNELS: Final = Contender("litestar ChannelsPlugin", module("channels_server"))
+STARLETTE: Final = Contender("sse-starlette", module("starlette_server"))
+
+
+def nchan_in(directory: str) -> Contender:
+    """Nchan, with its files in `directory`."""
+    argv = module("nchan", directory)
+    return Contender("Nchan (nginx, in C)", argv, publish=nchan.publish, answers=int)
+
+
 #: Tailrace itself: the command that runs in production, every publish a checked change of the run's row.
 TAILRACE_SSE: Final = Contender(
     "tailrace SSE",
     (sys.executable, "-m", "services.cli", "serve", "runs"),
     ready=b'"type":"live"',
-    env={"TAILRACE_PORT": "0", "TAILRACE_LOG_LEVEL": "warning", "TAILRACE_LEASE_SECONDS": "3600"},
+    env={
+        "TAILRACE_PORT": "0",
+        "TAILRACE_LOG_LEVEL": "warning",
+        "TAILRACE_LEASE_SECONDS": "3600",
+        "TAILRACE_STREAMS_PER_TENANT": "20000",
+        # one address makes all requests: they are counted, and never too many
+        "TAILRACE_REQUESTS_PER_SECOND": "1000000",
+        "TAILRACE_REQUEST_BURST": "10000000",
+    },
     durable=True,
     set_up=tailrace.lease_run,
 )

@@ -32,35 +32,36 @@ class Ingest:
         return self.events / self.seconds
 
 
-def measure_ingest(contender: Contender, seconds: float) -> Ingest:
+def measure_ingest(contender: Contender, seconds: float, workers: int = WORKERS, batch: int = BATCH) -> Ingest:
     """Start the contender and append for so long, after a tenth of that to warm up."""
     with ServerProcess(contender) as server:
         assert contender.set_up is not None
-        workers = [_Worker(contender.set_up(contender, server.port), server.port) for _ in range(WORKERS)]
-        for worker in workers:
+        crew = [_Worker(contender.set_up(contender, server.port), server.port, batch) for _ in range(workers)]
+        for worker in crew:
             worker.start()
         time.sleep(seconds / 10)
-        before, began, stored = server.cpu_seconds(), time.monotonic(), sum(worker.stored for worker in workers)
+        before, began, stored = server.cpu_seconds(), time.monotonic(), sum(worker.stored for worker in crew)
         time.sleep(seconds)
         cpu, lasted = server.cpu_seconds() - before, time.monotonic() - began
-        events = sum(worker.stored for worker in workers) - stored
-        for worker in workers:
+        events = sum(worker.stored for worker in crew) - stored
+        for worker in crew:
             worker.stop()
     return Ingest(events, lasted, cpu)
 
 
 class _Worker(threading.Thread):
-    def __init__(self, contender: Contender, port: int) -> None:
+    def __init__(self, contender: Contender, port: int, batch: int) -> None:
         super().__init__(daemon=True)
         self.stored = 0
-        self._request = contender.publish(1, BATCH)
+        self._batch = batch
+        self._request = contender.publish(1, batch)
         self._control = Control(port)
         self._going = True
 
     def run(self) -> None:
         while self._going:
             self._control.request(self._request)
-            self.stored += BATCH
+            self.stored += self._batch
         self._control.close()
 
     def stop(self) -> None:

@@ -74,7 +74,8 @@ class Bench:
     def publish(self, burst: int) -> None:
         """Publish `burst` events together and wait until every reader has them."""
         try:
-            self.control.request(self.contender.publish(self.published + 1, burst))
+            request = self.contender.publish(self.published + 1, burst)
+            self.control.request(request, self.contender.answers(burst))
         except (OSError, RuntimeError) as error:
             raise RuntimeError(f"{self.contender.name}: {error}; its output:\n{self.server.output()}") from error
         self.published += burst
@@ -118,13 +119,19 @@ def run_rounds(benches: Sequence[Bench], plan: Plan) -> None:
     """Measure all contenders in turn, round by round, so that a noisy moment hits its neighbours too."""
     for bench in benches:
         for burst, _ in plan.publishes * 2:
+            _drain(benches)
             bench.publish(burst)  # the kernel's buffers grow to what is needed
     for _ in range(plan.rounds):
         for burst, publishes in plan.publishes:
             for bench in benches:
-                for other in benches:
-                    other.readers.drain()
+                _drain(benches)
                 bench.sample(burst, publishes)
+
+
+def _drain(benches: Sequence[Bench]) -> None:
+    """Pings are answered in time, also of those whose turn it is not."""
+    for bench in benches:
+        bench.readers.drain()
 
 
 def _clocks(server: ServerProcess) -> tuple[float, float, float, float]:

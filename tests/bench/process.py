@@ -13,6 +13,7 @@ from tests.bench.contenders import Contender
 
 _ROOT: Final = Path(__file__).parents[2]
 _PORT: Final = re.compile(r"http://127\.0\.0\.1:(\d+)")
+_PID: Final = re.compile(r"^pid (\d+)$", re.MULTILINE)  # of a child that does the work
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
 
@@ -28,6 +29,8 @@ class ServerProcess:
         )
         try:
             self.port = self._await_port()
+            worker = _PID.search(self.output())
+            self.pid = self.process.pid if worker is None else int(worker[1])
             if contender.set_up is not None:
                 self.contender = contender.set_up(contender, self.port)
         except BaseException:
@@ -56,7 +59,7 @@ class ServerProcess:
 
     def cpu_seconds(self) -> float:
         """User and system time so far, of all threads; not rounded to ticks (see clock_getcpuclockid(3))."""
-        return time.clock_gettime((~self.process.pid << 3) | 2)
+        return time.clock_gettime((~self.pid << 3) | 2)
 
     def await_quiet(self, seconds: float) -> None:
         """Return when the process has used less than a tenth of the last `seconds`."""
@@ -67,7 +70,7 @@ class ServerProcess:
 
     def resident_bytes(self) -> int:
         """Resident memory; what the kernel keeps per socket is not in it."""
-        statm = Path(f"/proc/{self.process.pid}/statm").read_text()
+        statm = Path(f"/proc/{self.pid}/statm").read_text()
         return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self) -> None:

@@ -8,6 +8,7 @@ That adds wall time only, and CPU time is what we measure.
 import select
 import socket
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from tests.bench.frames import FrameWalker
@@ -73,9 +74,13 @@ class Readers:
 
     def connect(self, count: int, timeout: float = 60.0) -> None:
         """Add `count` readers and return when all of them are live."""
-        for _ in range(count):
+        self.connect_with([self.contender.subscribe] * count, timeout)
+
+    def connect_with(self, requests: Sequence[bytes], timeout: float = 60.0) -> None:
+        """Add a reader per request and return when all of them are live."""
+        for request in requests:
             connection = socket.create_connection(("127.0.0.1", self.server.port))
-            connection.sendall(self.contender.subscribe)
+            connection.sendall(request)
             connection.setblocking(False)
             walker = FrameWalker() if self.contender.websocket else None
             self._readers[connection.fileno()] = Reader(connection, walker)

@@ -9,8 +9,8 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any, ClassVar
 
 import pytest
 from msgspec import Struct
@@ -19,6 +19,7 @@ from shared.channel import appender as appender_module
 from shared.channel import reader as reader_module
 from shared.channel.batch import Batch
 from shared.channel.channel import Channel, ChannelLimits
+from shared.channel.lanes import READERS_PER_LANE, Lane
 from shared.channel.log import Command, Committed, HistoryTrimmed, LogUnavailable, Outcome, Page, Transaction
 from shared.channel.reader import Reader
 from shared.channel.start import Start
@@ -128,6 +129,44 @@ class Listening:
         self.woken.set()
 
 
+class Neighbour(Listening):
+    """An edge whose socket is written to beside others'; with `ready` false, the write leaves no room for another."""
+
+    format = "bytes"
+    wires: ClassVar[dict[bytes, Batch]] = {}
+
+    def __init__(self, reader: Reader, ready: Callable[[], bool] = lambda: True) -> None:
+        super().__init__(reader, ready)
+        self.events = 0
+        self.last_seq = 0
+
+    def render(self, batch: Batch) -> bytes:
+        wire = str(id(batch)).encode()
+        self.wires[wire] = batch
+        return wire
+
+    def write(self, wire: bytes) -> None:
+        assert self._reader.parked
+        self.taken.append(self.wires[wire])
+        if not self._ready():
+            self._reader.rouse()
+
+    def offer(self, batch: Batch) -> bool:
+        self.events += batch.count
+        return super().offer(batch)
+
+    def joined(self, lane: Lane) -> None:
+        self.events -= lane.events
+
+    def left(self, lane: Lane) -> None:
+        self.events += lane.events
+        self.last_seq = lane.last_seq
+
+
+def park(reader: Reader, listener: Listening) -> None:
+    reader.park(listener, listener if isinstance(listener, Neighbour) else None)
+
+
 # ── schedules ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -206,7 +245,7 @@ class Simulation:
             assert channel.failures() == []
             await until(lambda: channel.state.head == self.store.state.head)
             assert len(channel.tails) == 0
-            assert not channel.fanout._parked
+            assert channel.fanout.is_empty
 
     # ── writers ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -372,23 +411,30 @@ class Simulation:
                     continue
                 if batch is not None:
                     assert not was_history or batch.upto <= live_from, "history and what is live came in one batch"
-                    check.take(batch)
+                    self.take_from(check, batch)
                     await self.pause()
                     continue
                 assert not was_history, "parked before it could be told that it is live"
-                listener = Listening(reader, ready=lambda: self.rng.random() < 0.8)
-                reader.park(listener)
+                listener = self.rng.choice([Listening, Neighbour])(reader, ready=lambda: self.rng.random() < 0.8)
+                park(reader, listener)
                 taken = 0
                 for _ in range(self.rng.choice([5, 100, 1_000])):
                     if listener.woken.is_set() or (self.finished and self.caught_up(check)):
                         break
                     await asyncio.sleep(0)
                     while taken < len(listener.taken):
-                        check.take(listener.taken[taken])
+                        self.take_from(check, listener.taken[taken])
                         taken += 1
                 reader.unpark()
                 for late in listener.taken[taken:]:
-                    check.take(late)
+                    self.take_from(check, late)
+                if isinstance(listener, Neighbour):
+                    assert listener.events == sum(batch.count for batch in listener.taken)
+
+    def take_from(self, check: Check, batch: Batch) -> None:
+        """A lane moves to the head when somebody joins it there; what lies between is not wanted by any in it."""
+        self.take_over_holes(check, batch)
+        check.take(batch)
 
     def restarted(self, check: Check, start: Start, reader: Reader) -> None:
         assert check.position is not None
@@ -522,7 +568,7 @@ async def test_a_reader_behind_the_tail_reads_the_log(place: Place) -> None:
         assert got + ([] if batch is None else seqs(batch)) == list(range(1, 11))
 
 
-@pytest.mark.parametrize("manner", ["next", "parked"])
+@pytest.mark.parametrize("manner", ["next", "parked", "in a lane"])
 async def test_a_tail_that_was_evicted_under_a_waiting_reader_is_not_a_hole(manner: str) -> None:
     limits = ChannelLimits(tail_bytes=2 * OVERHEAD_BYTES + 200)
     async with at_the_head(MemoryLog(Store()), limits) as (channel, reader):
@@ -532,21 +578,24 @@ async def test_a_tail_that_was_evicted_under_a_waiting_reader_is_not_a_hole(mann
             await channel.publish([draft() for _ in range(10)])
             assert seqs(await asking)[0] == 1
             return
-        listener = Listening(reader)
+        listener = Listening(reader) if manner == "parked" else Neighbour(reader)
         assert reader.take() is None
-        reader.park(listener)
+        park(reader, listener)
         await channel.publish([draft() for _ in range(10)])
         await until(lambda: bool(listener.taken) or listener.woken.is_set())
         assert not listener.taken or seqs(listener.taken[0])[0] == 1
         assert reader.position == 0 or seqs(listener.taken[0])[0] == 1
 
 
-async def test_a_parked_reader_for_whom_too_much_came_at_once_is_given_it_in_pieces() -> None:
+@pytest.mark.parametrize("kind", [Listening, Neighbour])
+async def test_a_parked_reader_for_whom_too_much_came_at_once_is_given_it_in_pieces(
+    kind: type[Listening],
+) -> None:
     limits = ChannelLimits(batch_bytes=3 * (OVERHEAD_BYTES + 100))
     async with at_the_head(MemoryLog(Store()), limits) as (channel, reader):
         assert reader.take() is None
-        listener = Listening(reader)
-        reader.park(listener)
+        listener = kind(reader)
+        park(reader, listener)
         await channel.publish([draft() for _ in range(60)])
         await until(lambda: reader.position == 60)
         assert reader.parked
@@ -554,12 +603,15 @@ async def test_a_parked_reader_for_whom_too_much_came_at_once_is_given_it_in_pie
         assert [seq for batch in listener.taken for seq in seqs(batch)] == list(range(1, 61))
 
 
-async def test_a_parked_reader_that_cannot_take_the_next_piece_asks_for_it_itself() -> None:
+@pytest.mark.parametrize("kind", [Listening, Neighbour])
+async def test_a_parked_reader_that_cannot_take_the_next_piece_asks_for_it_itself(
+    kind: type[Listening],
+) -> None:
     limits = ChannelLimits(batch_bytes=3 * (OVERHEAD_BYTES + 100))
     async with at_the_head(MemoryLog(Store()), limits) as (channel, reader):
         assert reader.take() is None
-        listener = Listening(reader, ready=lambda: False)
-        reader.park(listener)
+        listener = kind(reader, ready=lambda: False)
+        park(reader, listener)
         await channel.publish([draft() for _ in range(30)])
         await listener.woken.wait()
         assert not reader.parked
@@ -682,7 +734,7 @@ async def test_a_new_epoch_reaches_readers_wherever_they_are(place: Place) -> No
             assert parked.stale
             again = await parked.restart()
             assert (again.reset, again.state.epoch) == (ResetReason.EPOCH_CHANGED, state.epoch)
-            assert not channel.fanout._parked, "it waits at a tail that is gone"
+            assert channel.fanout.is_empty, "it waits at a tail that is gone"
             await channel.publish([draft()])
             got: list[int] = []
             while len(got) < 2:
@@ -826,7 +878,7 @@ async def test_a_reader_that_was_served_from_a_dropped_tail_is_not_moved() -> No
         await asyncio.sleep(0)
         record = Record.of(1, draft())
         store.commit([record])
-        channel._committed("epoch0", [record])
+        channel._committed("epoch0", [record], 0.0)
         channel._start_over()  # as after an absence longer than history is kept
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -871,10 +923,90 @@ async def test_a_listener_that_fails_harms_nobody_else() -> None:
             assert seqs(await asking) == [1]
 
 
+async def test_a_failing_write_in_a_lane_harms_nobody_else() -> None:
+    class Failing(Neighbour):
+        def write(self, wire: bytes) -> None:
+            raise RuntimeError("such as a transport that is closed")
+
+    async with asyncio.timeout(SECONDS), channel_over(MemoryLog(Store())) as channel:
+        start = await channel.resolve(Anchor.NOW)
+        async with channel.reader(MINE, start) as first, channel.reader(MINE, start) as second:
+            failing, well = Failing(first), Neighbour(second)
+            for reader, listener in ((first, failing), (second, well)):
+                assert reader.take() is None
+                park(reader, listener)
+            assert first.lane is second.lane is not None
+            await channel.publish([draft()])
+            await until(lambda: bool(well.taken))
+            await failing.woken.wait()
+            assert (first.parked, second.parked) == (False, True)
+            assert channel.failures() == []
+
+
+async def test_what_cannot_be_rendered_ends_those_who_share_it_and_no_others() -> None:
+    class Unspeakable(Neighbour):
+        format = "another"
+
+        def render(self, batch: Batch) -> bytes:
+            raise OverflowError("such as an integer that MessagePack cannot hold")
+
+    async with asyncio.timeout(SECONDS), channel_over(MemoryLog(Store())) as channel:
+        start = await channel.resolve(Anchor.NOW)
+        async with channel.reader(MINE, start) as first, channel.reader(MINE, start) as second:
+            unspeakable, well = Unspeakable(first), Neighbour(second)
+            for reader, listener in ((first, unspeakable), (second, well)):
+                assert reader.take() is None
+                park(reader, listener)
+            assert first.lane is not second.lane
+            await channel.publish([draft()])
+            await until(lambda: bool(well.taken))
+            await unspeakable.woken.wait()
+            assert not first.parked
+            assert channel.failures() == []
+
+
+async def test_lanes_of_readers_that_came_one_by_one_become_few() -> None:
+    async with asyncio.timeout(SECONDS), channel_over(MemoryLog(Store())) as channel, AsyncExitStack() as stack:
+        start, readers = await channel.resolve(Anchor.NOW), []
+        for number in range(READERS_PER_LANE + 10):
+            reader = await stack.enter_async_context(channel.reader(MINE, start))
+            if number % 5 == 0:  # to the tails, and not yet to those who are parked: they take nobody in now
+                await channel.publish([draft()])
+            while reader.take() is not None:
+                pass
+            park(reader, Neighbour(reader))
+            readers.append(reader)
+        await channel.publish([draft()])
+        await until(lambda: all(reader.position == channel.state.head for reader in readers))
+        await until(lambda: len({id(reader.lane) for reader in readers}) == 2)
+        lanes = {id(lane): lane for reader in readers if (lane := reader.lane) is not None}
+        assert sum(len(lane.members) for lane in lanes.values()) == len(readers)
+        assert all(len(lane.members) <= READERS_PER_LANE for lane in lanes.values())
+
+
+async def test_a_reader_that_knows_more_than_its_process_joins_no_lane() -> None:
+    store = Store()
+    async with asyncio.timeout(SECONDS), channel_over(MemoryLog(store)) as channel:
+        here = channel.state
+        ahead = Start(LogState(here.epoch, 5, here.oldest), 5, resumed=True)
+        async with (
+            channel.reader(MINE, await channel.resolve(Anchor.NOW)) as first,
+            channel.reader(MINE, ahead) as other,
+        ):
+            listeners = Neighbour(first), Neighbour(other)
+            assert first.take() is None
+            park(first, listeners[0])
+            park(other, listeners[1])
+            await channel.publish([draft() for _ in range(7)])
+            await until(lambda: first.position == other.position == 7)
+            assert [seq for batch in listeners[0].taken for seq in seqs(batch)] == [1, 2, 3, 4, 5, 6, 7]
+            assert [seq for batch in listeners[1].taken for seq in seqs(batch)] == [6, 7]
+
+
 async def test_an_appender_that_died_fails_its_callers_and_is_told() -> None:
     async with asyncio.timeout(SECONDS), channel_over(MemoryLog(Store())) as channel:
 
-        def fail(epoch: str, records: Sequence[Record]) -> None:
+        def fail(epoch: str, records: Sequence[Record], since: float) -> None:
             raise RuntimeError("a mistake of ours")
 
         channel._appender._on_commit = fail

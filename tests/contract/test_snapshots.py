@@ -79,6 +79,7 @@ class Wire:
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
         self.on_lost: Callable[[], object] | None = None
+        self.on_full: Callable[[], object] | None = None
         self.is_open = True
         self.stalled = False
         self._take = take

@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
+from shared.client import Client, Unauthorized
 from tests.support.contract import (
     ANSWER_SECONDS,
     RUNS,
@@ -266,6 +267,15 @@ async def test_a_newer_token_of_the_same_bearer_lets_a_connection_go_on(
         created = await client.post(RUNS, json={"task": "t", "mode": "queued", "runner": "x"})
         run_id = created.json()["id"]
         await opened.until(lambda frame: frame.event.get("run_id") == run_id)
+
+
+async def test_a_python_client_without_a_token_is_refused_over_both_transports(tailrace: Served) -> None:
+    """A WebSocket is let in, since a token may come as its first message: the refusal is a frame there."""
+    for transport in ("sse", "websocket"):
+        async with Client(tailrace.url, transport=transport) as stranger, asyncio.timeout(ANSWER_SECONDS):
+            with pytest.raises(Unauthorized):
+                async for _ in stranger.follow(f"{RUNS}/stream"):
+                    pass
 
 
 async def test_somebody_elses_token_closes(tailrace: Served) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.integration.test_positions import begin_epoch
 from tests.support.contract import (
     ANSWER_SECONDS,
     RUNS,
     Frame,
+    Served,
     ended_run,
     finish,
     head_of,
+    metric,
     problem_of,
     read_to_end,
     stored,
@@ -231,3 +234,28 @@ async def test_a_parameter_out_of_bounds_is_400_and_named(client: httpx.AsyncCli
     run_id = await ended_run(client, 0)
     for url in (f"{RUNS}/{run_id}/events", f"{RUNS}/events"):
         assert name in problem_of(await client.get(url, params={name: value}), 400)["detail"].replace("type ", "types ")
+
+
+async def test_a_log_that_is_restored_during_a_long_poll_is_told_of_like_any_other_reset(
+    client: httpx.AsyncClient, tailrace: Served
+) -> None:
+    run_id, token = await lease(client)
+    for number, after in enumerate(("now", "head", "now", "head")):
+        epoch, head = await head_of(client)
+        position = f"{epoch}-{head}" if after == "head" else "now"
+        url = f"{RUNS}/{run_id}/events?wait=60&after={position}&on_reset={'reset' if number < 2 else 'error'}"
+        readers = await metric(client, "tailrace_tails", service="runs")
+        async with asyncio.timeout(ANSWER_SECONDS):
+            waiting = asyncio.create_task(client.get(url))
+            while await metric(client, "tailrace_tails", service="runs") <= readers:
+                pass
+            await begin_epoch(tailrace.database_url, f"poll{number}")
+            answer = await waiting
+        if number < 2:
+            frames = [Frame.of_json(frame) for frame in answer.raise_for_status().json()["data"]]
+            assert types_of(frames) == ["reset", "status", "status"]
+            assert frames[0].event["reason"] == "epoch_changed"
+        else:
+            problem = problem_of(answer, 410)
+            assert (problem["reason"], problem["requested"]) == ("epoch_changed", f"{epoch}-{head}")
+    await finish(client, run_id, token)

@@ -71,7 +71,7 @@ class LazyReader:
         """Send the request; nothing of the answer is read."""
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
-        request = h11.Request(method="GET", target=target, headers=[("host", "x"), *(headers or {}).items()])
+        request = h11.Request(method="GET", target=target, headers=[("host", "localhost"), *(headers or {}).items()])
         wire = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
         await asyncio.get_running_loop().sock_sendall(self._socket, wire)
 

@@ -541,6 +541,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.on_lost: Callable[[], object] | None = None
+        self.on_full: Callable[[], object] | None = None
         self.written = b""
 
     def write(self, wire: bytes) -> None:

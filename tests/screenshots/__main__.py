@@ -11,7 +11,7 @@ from tests.screenshots.stage import set_up
 ROOT = Path(__file__).parents[2]
 TAKEN = ROOT / "build" / "screenshots"
 SHOWN = ROOT / "docs" / "screenshots"
-IN_README = ("start-wide-light", "tasks-wide-light", "task-wide-dark")
+IN_README = ("tasks-wide-light", "runs-wide-dark", "preview-terminal-wide-light")
 MOST_BYTES = 200_000
 
 

@@ -32,7 +32,8 @@ Transport = Literal["sse", "websocket", "tailrace.v1", "tailrace.v1.msgpack"]
 TRANSPORTS: tuple[Transport, ...] = ("sse", "websocket", "tailrace.v1", "tailrace.v1.msgpack")
 
 AWAY = (502, 503, 504)  # by the service itself, and by a proxy whose service is away
-SECONDS = 60.0  # nothing here takes that long, however busy the machine
+LATER = (429, *AWAY)  # come back after Retry-After
+SECONDS = 180.0  # nothing here takes that long, however busy the machine
 BACK_OFF_SECONDS = 0.2
 LINGER_NONE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 
@@ -78,7 +79,7 @@ class Stored(Struct, frozen=True):
 
 async def log_of(database_url: str) -> list[Stored]:
     """The whole log. It must have no hole."""
-    async with sql(database_url) as database:
+    async with sql(database_url) as database, database.transaction(isolation="repeatable_read"):
         rows = await database.fetch("SELECT seq, subject, type, data FROM runs.events ORDER BY seq")
         head = await database.fetchval("SELECT head FROM runs.log")
     assert [row["seq"] for row in rows] == list(range(1, head + 1))
@@ -92,11 +93,14 @@ async def log_of(database_url: str) -> list[Stored]:
 
 
 class Stream(Struct, frozen=True):
-    """What is read: some runs or, without any, all; `types` as in the URL. `alone`: by the stream of one run."""
+    """What is read: some runs or, without any, all; `types` and `lossless` as in the URL. `alone`: by the stream of
+    one run.
+    """
 
     runs: tuple[str, ...] = ()
     types: str | None = None
     alone: bool = False
+    lossless: bool = False
 
     @property
     def path(self) -> str:
@@ -105,6 +109,8 @@ class Stream(Struct, frozen=True):
     @property
     def parameters(self) -> list[tuple[str, str]]:
         named = [] if self.alone else [("run", run_id) for run_id in self.runs]
+        if self.lossless:
+            named.append(("lossless", "1"))
         return named if self.types is None else [*named, ("types", self.types)]
 
     def shows(self, stored: Stored) -> bool:
@@ -175,7 +181,7 @@ class Reader:
 
     def _judge(self, error: BaseException | None) -> None:
         if isinstance(error, InvalidStatus):
-            assert error.response.status_code in AWAY, (self, error)
+            assert error.response.status_code in LATER, (self, error)
             assert "retry-after" in error.response.headers
             self.faults[str(error.response.status_code)] += 1
         elif isinstance(error, OSError | EOFError | WebSocketException | httpx.TransportError):
@@ -215,7 +221,7 @@ class Reader:
                 assert self.stream.alone
                 self.ended = True
                 return
-            if response.status_code in AWAY:
+            if response.status_code in LATER:
                 assert "retry-after" in response.headers
                 self.faults[str(response.status_code)] += 1
                 return

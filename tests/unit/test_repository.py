@@ -16,7 +16,7 @@ import pytest
 import shared
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ["requirements.txt", "requirements-dev.txt"]
+LOCKS = ["requirements.txt", "requirements-dev.txt", "requirements-mutants.txt"]
 PACKAGES = ["services", "shared"]
 IMPORTED_AS = {"pyjwt": "jwt"}  # where that is not the distribution's own name
 # Every layer has its first module: only then can a dependency be called unused.

@@ -20,13 +20,25 @@ from shared.edge.etags import etag_of, is_known
 from shared.edge.idempotency import key_of
 from shared.edge.ids import is_name
 from shared.edge.listing import LIST_PARAMETERS, listing
+from shared.edge.openapi import ETAG
+from shared.edge.parameters import one_of
 from shared.edge.principal import Principal, principal_of
 from shared.edge.problems import BadInput, Unprocessable
 from shared.protocol.position import Position
 
 
-@post(PREVIEW, status_code=202, parameters=("replace",), scope="previews:write")
-async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data: CreatePreview) -> Response[Any]:
+@post(
+    PREVIEW,
+    status_code=202,
+    parameters=("replace",),
+    scope="previews:write",
+    request_headers=("Idempotency-Key",),
+    response_headers=(ETAG,),
+    refusals=(409, 422),
+)
+async def launch_preview(
+    request: AnyRequest, generation_id: FromPath[str], data: CreatePreview
+) -> Response[PreviewView]:
     """Launch a generated program. It is `preparing` now; its streams tell what becomes of it.
 
     A generation has one active preview: another is refused with 409, or with `?replace=true` takes its place. With
@@ -61,7 +73,12 @@ async def launch_preview(request: AnyRequest, generation_id: FromPath[str], data
     return _shown(await backend.launch(new, key, principal, replace=flag(request, "replace")), status=202)
 
 
-@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS), scope="previews:read")
+@get(
+    BASE,
+    parameters=(*LIST_PARAMETERS, *FILTERS),
+    narrowed={"status": one_of(get_args(PreviewState)), "kind": one_of(get_args(Kind))},
+    scope="previews:read",
+)
 async def list_previews(request: AnyRequest) -> PreviewPage:
     """Previews, newest first; of other users' only what the feed tells of them, without the program and its output."""
     asked = listing(request, "prv", FILTERS, {"status": get_args(PreviewState), "kind": get_args(Kind)})
@@ -73,7 +90,13 @@ async def list_previews(request: AnyRequest) -> PreviewPage:
     return PreviewPage(shown, previews[-1].id if more else None, str(Position(epoch, head)))
 
 
-@get(PREVIEW, scope="previews:read")
+@get(
+    PREVIEW,
+    scope="previews:read",
+    request_headers=("If-None-Match",),
+    response_headers=(ETAG,),
+    answers={304: "The caller has it."},
+)
 async def get_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[PreviewView | None]:
     """The generation's newest preview."""
     shown = backend_of(request).shown(await preview_of(request, generation_id))
@@ -83,17 +106,31 @@ async def get_preview(request: AnyRequest, generation_id: FromPath[str]) -> Resp
     return Response(shown, headers={"etag": etag})
 
 
-@delete(PREVIEW, status_code=202, scope="previews:write")
-async def stop_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[Any]:
+@delete(
+    PREVIEW,
+    status_code=202,
+    scope="previews:write",
+    response_headers=(ETAG,),
+    answers={204: "It had ended, and is removed."},
+    refusals=(409,),
+)
+async def stop_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[PreviewView | None]:
     """Stop an active preview: 202, its output stays. Remove one that has ended, with its output: 204."""
     backend, preview = backend_of(request), await preview_of(request, generation_id)
     if preview.is_over:
         await backend.lifecycle.delete(preview.id)
         return Response(None, status_code=204)
-    return _shown(backend.shown(await backend.stop(preview)), status=202)
+    shown = backend.shown(await backend.stop(preview))
+    return Response(shown, status_code=202, headers={"etag": _etag(shown)})
 
 
-@post(f"{PREVIEW}/restart", status_code=202, scope="previews:write")
+@post(
+    f"{PREVIEW}/restart",
+    status_code=202,
+    scope="previews:write",
+    response_headers=(ETAG,),
+    refusals=(409, 422),
+)
 async def restart_preview(request: AnyRequest, generation_id: FromPath[str]) -> Response[PreviewView]:
     """Start the program again, from its files: the next attempt of the same preview, whose streams go on."""
     backend, preview = backend_of(request), await preview_of(request, generation_id)
@@ -107,7 +144,7 @@ async def get_files(request: AnyRequest, generation_id: FromPath[str]) -> Previe
     return PreviewFiles(preview.id, await backend.store.files(backend.store.pool, preview.id))
 
 
-@patch(f"{PREVIEW}/files", scope="previews:write")
+@patch(f"{PREVIEW}/files", scope="previews:write", response_headers=(ETAG,), refusals=(409,))
 async def change_files(request: AnyRequest, generation_id: FromPath[str], data: ChangeFiles) -> Response[PreviewView]:
     """Write or remove files where the program runs, and for its next attempts: all, or none if one is refused."""
     backend, preview = backend_of(request), await preview_of(request, generation_id)

@@ -8,6 +8,7 @@ from litestar.params import FromPath
 
 from services.previews.api.common import BASE, PREVIEW, backend_of
 from services.previews.events import SCHEMA
+from services.previews.subscriptions import MAX_TAIL
 from shared.edge.admission import (
     POLL_PARAMETERS,
     STREAM_PARAMETERS,
@@ -17,14 +18,25 @@ from shared.edge.admission import (
     Subscription,
 )
 from shared.edge.auth.scopes import PUBLIC
+from shared.edge.openapi import POLLED, RESUMING, STREAMED
+from shared.edge.parameters import POLL_VALUES, POSITION, whole
 from shared.edge.polling import answer, poll_of
 from shared.edge.sse import EventStream
 from shared.edge.websocket import serve_channels, serve_stream
 
 TAIL_PARAMETERS = (*STREAM_PARAMETERS, "tail")
+TAIL_VALUES = {"tail": whole(0, MAX_TAIL)}
 
 
-@get(f"{PREVIEW}/logs/stream", parameters=TAIL_PARAMETERS, scope="previews:read")
+@get(
+    f"{PREVIEW}/logs/stream",
+    parameters=TAIL_PARAMETERS,
+    narrowed=TAIL_VALUES,
+    request_headers=(POSITION,),
+    answers=STREAMED,
+    refusals=RESUMING,
+    scope="previews:read",
+)
 async def stream_logs(request: AnyRequest, generation_id: FromPath[str]) -> Response[Any]:
     """The preview's output, from its last lines unless told, until it ends; as server-sent events."""
     backend = backend_of(request)
@@ -38,7 +50,15 @@ async def stream_logs_socket(socket: AnyWebSocket, generation_id: FromPath[str])
     await serve_stream(socket, backend.streams, lambda: backend.subscriptions.logs(socket, generation_id))
 
 
-@get(f"{PREVIEW}/logs/events", parameters=(*POLL_PARAMETERS, "tail"), scope="previews:read")
+@get(
+    f"{PREVIEW}/logs/events",
+    parameters=(*POLL_PARAMETERS, "tail"),
+    request_headers=(POSITION,),
+    narrowed={**POLL_VALUES, **TAIL_VALUES},
+    answers=POLLED,
+    refusals=RESUMING,
+    scope="previews:read",
+)
 async def poll_logs(request: AnyRequest, generation_id: FromPath[str]) -> Response[Any]:
     """The preview's events after a position, as JSON or ndjson."""
     backend = backend_of(request)
@@ -46,7 +66,14 @@ async def poll_logs(request: AnyRequest, generation_id: FromPath[str]) -> Respon
     return await answer(subscription, poll_of(request), backend.streams)
 
 
-@get(f"{BASE}/stream", parameters=STREAM_PARAMETERS, scope="previews:read")
+@get(
+    f"{BASE}/stream",
+    parameters=STREAM_PARAMETERS,
+    request_headers=(POSITION,),
+    answers=STREAMED,
+    refusals=RESUMING,
+    scope="previews:read",
+)
 async def stream_previews(request: AnyRequest) -> Response[Any]:
     """What becomes of all previews, from now unless told; as server-sent events."""
     backend = backend_of(request)
@@ -64,7 +91,15 @@ async def stream_previews_socket(socket: AnyWebSocket) -> None:
     await serve_stream(socket, backend.streams, admit)
 
 
-@get(f"{BASE}/events", parameters=POLL_PARAMETERS, scope="previews:read")
+@get(
+    f"{BASE}/events",
+    parameters=POLL_PARAMETERS,
+    request_headers=(POSITION,),
+    narrowed=POLL_VALUES,
+    answers=POLLED,
+    refusals=RESUMING,
+    scope="previews:read",
+)
 async def poll_previews(request: AnyRequest) -> Response[Any]:
     """What became of all previews after a position."""
     backend = backend_of(request)

@@ -32,6 +32,8 @@ from shared.edge.gate import entry_of
 from shared.edge.idempotency import IdempotencyKey, key_of
 from shared.edge.ids import is_name
 from shared.edge.listing import LIST_PARAMETERS, listing
+from shared.edge.openapi import ETAG, LOCATION
+from shared.edge.parameters import one_of
 from shared.edge.principal import principal_of
 from shared.edge.problems import BadInput, Busy, Unprocessable
 from shared.protocol.position import Position
@@ -40,8 +42,15 @@ DETAIL_EVENTS = 1_000
 MAX_WAIT_SECONDS = 60
 
 
-@post(BASE, scope="runs:write")
-async def create_run(request: AnyRequest, data: CreateRun) -> Response[Any]:
+@post(
+    BASE,
+    scope="runs:write",
+    request_headers=("Idempotency-Key", "Prefer"),
+    response_headers=(LOCATION, ETAG),
+    answers={202: "The run is queued."},
+    refusals=(422,),
+)
+async def create_run(request: AnyRequest, data: CreateRun) -> Response[RunView]:
     """Start a run. `inline` answers 201 and is running already; `queued` answers 202 and waits for a worker.
 
     `Prefer: wait=N` waits up to N seconds for its end. With `Idempotency-Key`, the same request gets the same answer.
@@ -60,8 +69,14 @@ async def create_run(request: AnyRequest, data: CreateRun) -> Response[Any]:
     return Response(run, status_code=status, headers={**headers, "etag": etag_of(run.last_position)})
 
 
-@post(f"{BASE}/batch", status_code=202, scope="runs:write")
-async def create_batch(request: AnyRequest, data: CreateBatch) -> Response[Any]:
+@post(
+    f"{BASE}/batch",
+    status_code=202,
+    scope="runs:write",
+    request_headers=("Idempotency-Key",),
+    refusals=(422,),
+)
+async def create_batch(request: AnyRequest, data: CreateBatch) -> Response[RunList]:
     """Start several runs of the same kind, one `stagger_ms` after the other."""
     fields = msgspec.structs.asdict(data)
     count, stagger = fields.pop("count"), fields.pop("stagger_ms") / 1000
@@ -72,7 +87,14 @@ async def create_batch(request: AnyRequest, data: CreateBatch) -> Response[Any]:
     return Response(RunList(msgspec.json.decode(answer, type=list[RunView])), status_code=202)
 
 
-@post(f"{BASE}/{{run_id:str}}/retry", status_code=202, scope="runs:write")
+@post(
+    f"{BASE}/{{run_id:str}}/retry",
+    status_code=202,
+    scope="runs:write",
+    request_headers=("Idempotency-Key",),
+    response_headers=(LOCATION, ETAG),
+    refusals=(422,),
+)
 async def retry_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunView]:
     """Start a run like one that has ended, as a new run."""
     backend = backend_of(request)
@@ -141,7 +163,12 @@ async def _ended(backend: Backend, request: AnyRequest, run: RunView, seconds: f
     return view(await backend.subscriptions.require(tenant, run.id), backend.channel.state.epoch)
 
 
-@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS), scope="runs:read")
+@get(
+    BASE,
+    parameters=(*LIST_PARAMETERS, *FILTERS),
+    narrowed={"status": one_of(get_args(RunStatus)), "mode": one_of(get_args(Mode))},
+    scope="runs:read",
+)
 async def list_runs(request: AnyRequest) -> RunPage:
     """Runs, newest first."""
     asked = listing(request, "run", FILTERS, {"status": get_args(RunStatus), "mode": get_args(Mode)})
@@ -159,7 +186,13 @@ async def list_runners(request: AnyRequest) -> RunnerList:
     return RunnerList([RunnerView(name, backend.missing_settings.get(name)) for name in backend.executor.runners])
 
 
-@get(f"{BASE}/{{run_id:str}}", scope="runs:read")
+@get(
+    f"{BASE}/{{run_id:str}}",
+    scope="runs:read",
+    request_headers=("If-None-Match",),
+    response_headers=(ETAG,),
+    answers={304: "The caller has it."},
+)
 async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDetail | None]:
     """A run with its stored events."""
     backend = backend_of(request)
@@ -180,7 +213,7 @@ async def get_run(request: AnyRequest, run_id: FromPath[str]) -> Response[RunDet
     return Response(detail, headers={"etag": etag})
 
 
-@post(f"{BASE}/{{run_id:str}}/cancel", status_code=202, scope="runs:write")
+@post(f"{BASE}/{{run_id:str}}/cancel", status_code=202, scope="runs:write", refusals=(409,))
 async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> RunState:
     """Ask a run to stop. A queued one is cancelled at once, a running one when its worker has noticed."""
     check_id(run_id)
@@ -188,7 +221,7 @@ async def cancel_run(request: AnyRequest, run_id: FromPath[str]) -> RunState:
     return RunState(view(run, epoch), cancel=run.should_stop)
 
 
-@post(f"{BASE}/{{run_id:str}}/input", status_code=202, scope="runs:write")
+@post(f"{BASE}/{{run_id:str}}/input", status_code=202, scope="runs:write", refusals=(409,))
 async def input_run(request: AnyRequest, run_id: FromPath[str], data: InputRun) -> RunState:
     """Give a run that is `waiting_input` what it waits for; it is running again."""
     check_id(run_id)
@@ -196,7 +229,7 @@ async def input_run(request: AnyRequest, run_id: FromPath[str], data: InputRun) 
     return RunState(view(run, epoch), cancel=run.should_stop)
 
 
-@delete(f"{BASE}/{{run_id:str}}", status_code=204, scope="runs:write")
+@delete(f"{BASE}/{{run_id:str}}", status_code=204, scope="runs:write", refusals=(409,))
 async def delete_run(request: AnyRequest, run_id: FromPath[str]) -> None:
     """Remove a run that has ended; its events are gone from every read."""
     check_id(run_id)

@@ -16,6 +16,8 @@ from services.runs.requests import AppendEvents
 from services.runs.sessions import Published
 from services.runs.subscriptions import check_session
 from shared.edge.admission import POLL_PARAMETERS, STREAM_PARAMETERS, AnyRequest, AnyWebSocket, Subscription
+from shared.edge.openapi import EITHER, RESUMING, STREAMED
+from shared.edge.parameters import POLL_VALUES, POSITION
 from shared.edge.polling import answer, poll_of
 from shared.edge.principal import principal_of
 from shared.edge.sse import EventStream
@@ -26,7 +28,7 @@ WORKER = f"{SESSION}/workers/{{worker:str}}"
 BOTH_PARAMETERS = tuple(dict.fromkeys((*STREAM_PARAMETERS, *POLL_PARAMETERS)))
 
 
-@post(f"{SESSION}/events", status_code=200, scope="sessions:write")
+@post(f"{SESSION}/events", status_code=200, scope="sessions:write", refusals=(409,))
 async def publish(request: AnyRequest, session_id: FromPath[str], data: AppendEvents) -> Published:
     """Publish events into a session: all of them or none."""
     check_session(session_id)
@@ -38,7 +40,14 @@ async def publish(request: AnyRequest, session_id: FromPath[str], data: AppendEv
     )
 
 
-@get(f"{SESSION}/stream", parameters=STREAM_PARAMETERS, scope="sessions:read")
+@get(
+    f"{SESSION}/stream",
+    parameters=STREAM_PARAMETERS,
+    request_headers=(POSITION,),
+    answers=STREAMED,
+    refusals=RESUMING,
+    scope="sessions:read",
+)
 async def stream_session(request: AnyRequest, session_id: FromPath[str]) -> Response[Any]:
     """The session's events; without a position, only what makes visible messages or sets state is replayed."""
     return await _stream(request, backend_of(request).subscriptions.session(request, session_id))
@@ -50,7 +59,15 @@ async def stream_session_socket(socket: AnyWebSocket, session_id: FromPath[str])
     await _serve(socket, lambda: backend_of(socket).subscriptions.session(socket, session_id))
 
 
-@get(f"{SESSION}/events", parameters=BOTH_PARAMETERS, scope="sessions:read")
+@get(
+    f"{SESSION}/events",
+    parameters=BOTH_PARAMETERS,
+    request_headers=(POSITION,),
+    narrowed=POLL_VALUES,
+    answers=EITHER,
+    refusals=RESUMING,
+    scope="sessions:read",
+)
 async def poll_session(request: AnyRequest, session_id: FromPath[str]) -> Response[Any]:
     """The session's events as JSON or ndjson, or streamed when `Accept` asks for `text/event-stream`."""
     polling = not _wants_stream(request)
@@ -58,7 +75,14 @@ async def poll_session(request: AnyRequest, session_id: FromPath[str]) -> Respon
     return await (_poll(request, subscription) if polling else _stream(request, subscription))
 
 
-@get(f"{WORKER}/stream", parameters=STREAM_PARAMETERS, scope="sessions:read")
+@get(
+    f"{WORKER}/stream",
+    parameters=STREAM_PARAMETERS,
+    request_headers=(POSITION,),
+    answers=STREAMED,
+    refusals=RESUMING,
+    scope="sessions:read",
+)
 async def stream_worker(request: AnyRequest, session_id: FromPath[str], worker: FromPath[str]) -> Response[Any]:
     """Everything of one worker in the session, from the start unless told."""
     return await _stream(request, backend_of(request).subscriptions.session(request, session_id, worker=worker))
@@ -70,7 +94,15 @@ async def stream_worker_socket(socket: AnyWebSocket, session_id: FromPath[str], 
     await _serve(socket, lambda: backend_of(socket).subscriptions.session(socket, session_id, worker=worker))
 
 
-@get(f"{WORKER}/events", parameters=BOTH_PARAMETERS, scope="sessions:read")
+@get(
+    f"{WORKER}/events",
+    parameters=BOTH_PARAMETERS,
+    request_headers=(POSITION,),
+    narrowed=POLL_VALUES,
+    answers=EITHER,
+    refusals=RESUMING,
+    scope="sessions:read",
+)
 async def poll_worker(request: AnyRequest, session_id: FromPath[str], worker: FromPath[str]) -> Response[Any]:
     """One worker's events, as JSON or ndjson, or streamed when `Accept` asks for it."""
     polling = not _wants_stream(request)

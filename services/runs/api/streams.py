@@ -13,12 +13,21 @@ from services.runs.api.common import (
 from services.runs.events import SCHEMA
 from shared.edge.admission import POLL_PARAMETERS, STREAM_PARAMETERS, AnyRequest, AnyWebSocket, Follow
 from shared.edge.auth.scopes import PUBLIC
+from shared.edge.openapi import POLLED, RESUMING, STREAMED
+from shared.edge.parameters import POLL_VALUES, POSITION
 from shared.edge.polling import answer, poll_of
 from shared.edge.sse import EventStream
 from shared.edge.websocket import serve_channels, serve_stream
 
 
-@get(f"{BASE}/{{run_id:str}}/stream", parameters=STREAM_PARAMETERS, scope="runs:read")
+@get(
+    f"{BASE}/{{run_id:str}}/stream",
+    parameters=STREAM_PARAMETERS,
+    request_headers=(POSITION,),
+    answers=STREAMED,
+    refusals=RESUMING,
+    scope="runs:read",
+)
 async def stream_run(request: AnyRequest, run_id: FromPath[str]) -> Response[Any]:
     """Everything about the run, from its start unless told, until it ends; as server-sent events."""
     backend = backend_of(request)
@@ -32,7 +41,15 @@ async def stream_run_socket(socket: AnyWebSocket, run_id: FromPath[str]) -> None
     await serve_stream(socket, backend.streams, lambda: backend.subscriptions.run(socket, run_id))
 
 
-@get(f"{BASE}/{{run_id:str}}/events", parameters=POLL_PARAMETERS, scope="runs:read")
+@get(
+    f"{BASE}/{{run_id:str}}/events",
+    parameters=POLL_PARAMETERS,
+    request_headers=(POSITION,),
+    narrowed=POLL_VALUES,
+    answers=POLLED,
+    refusals=RESUMING,
+    scope="runs:read",
+)
 async def poll_run(request: AnyRequest, run_id: FromPath[str]) -> Response[Any]:
     """The run's events after a position, as JSON or ndjson."""
     backend = backend_of(request)
@@ -40,7 +57,14 @@ async def poll_run(request: AnyRequest, run_id: FromPath[str]) -> Response[Any]:
     return await answer(subscription, poll_of(request), backend.streams)
 
 
-@get(f"{BASE}/stream", parameters=("run", *STREAM_PARAMETERS), scope="runs:read")
+@get(
+    f"{BASE}/stream",
+    parameters=("run", *STREAM_PARAMETERS),
+    request_headers=(POSITION,),
+    answers=STREAMED,
+    refusals=(404, *RESUMING),
+    scope="runs:read",
+)
 async def stream_runs(request: AnyRequest) -> Response[Any]:
     """Events of several runs, or of all, from now unless told; as server-sent events."""
     backend = backend_of(request)
@@ -54,7 +78,15 @@ async def stream_runs_socket(socket: AnyWebSocket) -> None:
     await serve_stream(socket, backend.streams, lambda: backend.subscriptions.feed(socket))
 
 
-@get(f"{BASE}/events", parameters=("run", *POLL_PARAMETERS), scope="runs:read")
+@get(
+    f"{BASE}/events",
+    parameters=("run", *POLL_PARAMETERS),
+    request_headers=(POSITION,),
+    narrowed=POLL_VALUES,
+    answers=POLLED,
+    refusals=(404, *RESUMING),
+    scope="runs:read",
+)
 async def poll_runs(request: AnyRequest) -> Response[Any]:
     """Events of several runs, or of all, after a position."""
     backend = backend_of(request)

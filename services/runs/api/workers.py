@@ -13,11 +13,12 @@ from services.runs.requests import AppendEvents, FinishRun, LeaseGiven, LeaseRen
 from services.runs.steps import Appended, Batch, Finish
 from shared.edge.admission import AnyRequest
 from shared.edge.gate import entry_of
+from shared.edge.parameters import LEASE
 from shared.edge.principal import principal_of
 from shared.edge.problems import Forbidden
 
 
-@post(f"{BASE}/lease", status_code=200, scope="runs:work")
+@post(f"{BASE}/lease", status_code=200, scope="runs:work", answers={204: "No run came in time."})
 async def lease_run(request: AnyRequest, data: LeaseRequest) -> Response[LeaseGiven | None]:
     """Take the oldest queued run of one of these runners, under a lease; 204 when there is none in time."""
     permit = entry_of(request.scope).permit
@@ -43,7 +44,9 @@ async def _left(request: AnyRequest) -> None:
         pass
 
 
-@post(f"{BASE}/{{run_id:str}}/lease/renew", status_code=200, scope="runs:work")
+@post(
+    f"{BASE}/{{run_id:str}}/lease/renew", status_code=200, scope="runs:work", request_headers=(LEASE,), refusals=(409,)
+)
 async def renew_lease(request: AnyRequest, run_id: FromPath[str]) -> LeaseRenewed:
     """Keep the lease for another period."""
     check_id(run_id)
@@ -52,7 +55,7 @@ async def renew_lease(request: AnyRequest, run_id: FromPath[str]) -> LeaseRenewe
     return LeaseRenewed(lease, cancel)
 
 
-@post(f"{BASE}/{{run_id:str}}/events", status_code=200, scope="runs:work")
+@post(f"{BASE}/{{run_id:str}}/events", status_code=200, scope="runs:work", request_headers=(LEASE,), refusals=(409,))
 async def append_events(request: AnyRequest, run_id: FromPath[str], data: AppendEvents) -> Appended:
     """Store events of a leased run: all of them or none."""
     check_id(run_id)
@@ -62,7 +65,7 @@ async def append_events(request: AnyRequest, run_id: FromPath[str], data: Append
     return await backend_of(request).lifecycle.append(tenant, run_id, _lease_token(request), batch)
 
 
-@post(f"{BASE}/{{run_id:str}}/finish", status_code=200, scope="runs:work")
+@post(f"{BASE}/{{run_id:str}}/finish", status_code=200, scope="runs:work", request_headers=(LEASE,), refusals=(409,))
 async def finish_run(request: AnyRequest, run_id: FromPath[str], data: FinishRun) -> RunState:
     """End a leased run."""
     check_id(run_id)
@@ -73,7 +76,7 @@ async def finish_run(request: AnyRequest, run_id: FromPath[str], data: FinishRun
 
 
 def _lease_token(request: AnyRequest) -> str:
-    token = request.headers.get("tailrace-lease")
+    token = request.headers.get(LEASE)
     if not token:
         raise Forbidden("send the lease's token in the header Tailrace-Lease; POST /api/v1/runs/lease gives one")
     return token

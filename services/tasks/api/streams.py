@@ -8,6 +8,7 @@ from litestar.params import FromPath
 
 from services.tasks.api.common import BASE, backend_of
 from services.tasks.events import SCHEMA
+from services.tasks.subscriptions import INTERVALS, MAX_TICKS
 from shared.edge.admission import (
     POLL_PARAMETERS,
     STREAM_PARAMETERS,
@@ -17,6 +18,8 @@ from shared.edge.admission import (
     Subscription,
 )
 from shared.edge.auth.scopes import PUBLIC
+from shared.edge.openapi import POLLED, RESUMING, STREAMED
+from shared.edge.parameters import POLL_VALUES, POSITION, number, whole
 from shared.edge.polling import answer, poll_of
 from shared.edge.sse import EventStream
 from shared.edge.websocket import serve_channels, serve_stream
@@ -24,7 +27,15 @@ from shared.edge.websocket import serve_channels, serve_stream
 PACED_PARAMETERS = (*STREAM_PARAMETERS, "interval", "max_ticks")
 
 
-@get(f"{BASE}/{{task_id:str}}/stream", parameters=PACED_PARAMETERS, scope="tasks:read")
+@get(
+    f"{BASE}/{{task_id:str}}/stream",
+    parameters=PACED_PARAMETERS,
+    narrowed={"interval": number(*INTERVALS), "max_ticks": whole(1, MAX_TICKS)},
+    request_headers=(POSITION,),
+    answers=STREAMED,
+    refusals=RESUMING,
+    scope="tasks:read",
+)
 async def stream_task(request: AnyRequest, task_id: FromPath[str]) -> Response[Any]:
     """The task's present snapshot, then the newest at most once per interval, until it ends; as server-sent events."""
     backend = backend_of(request)
@@ -38,7 +49,15 @@ async def stream_task_socket(socket: AnyWebSocket, task_id: FromPath[str]) -> No
     await serve_stream(socket, backend.streams, lambda: backend.subscriptions.task(socket, task_id))
 
 
-@get(f"{BASE}/{{task_id:str}}/events", parameters=POLL_PARAMETERS, scope="tasks:read")
+@get(
+    f"{BASE}/{{task_id:str}}/events",
+    parameters=POLL_PARAMETERS,
+    request_headers=(POSITION,),
+    narrowed=POLL_VALUES,
+    answers=POLLED,
+    refusals=RESUMING,
+    scope="tasks:read",
+)
 async def poll_task(request: AnyRequest, task_id: FromPath[str]) -> Response[Any]:
     """The task's snapshots after a position, all that are stored; without one, the present snapshot."""
     backend = backend_of(request)
@@ -46,7 +65,14 @@ async def poll_task(request: AnyRequest, task_id: FromPath[str]) -> Response[Any
     return await answer(subscription, poll_of(request), backend.streams)
 
 
-@get(f"{BASE}/stream", parameters=STREAM_PARAMETERS, scope="tasks:read")
+@get(
+    f"{BASE}/stream",
+    parameters=STREAM_PARAMETERS,
+    request_headers=(POSITION,),
+    answers=STREAMED,
+    refusals=RESUMING,
+    scope="tasks:read",
+)
 async def stream_board(request: AnyRequest) -> Response[Any]:
     """Snapshots of all tasks, and which are deleted, from now unless told; as server-sent events."""
     backend = backend_of(request)
@@ -64,7 +90,15 @@ async def stream_board_socket(socket: AnyWebSocket) -> None:
     await serve_stream(socket, backend.streams, admit)
 
 
-@get(f"{BASE}/events", parameters=POLL_PARAMETERS, scope="tasks:read")
+@get(
+    f"{BASE}/events",
+    parameters=POLL_PARAMETERS,
+    request_headers=(POSITION,),
+    narrowed=POLL_VALUES,
+    answers=POLLED,
+    refusals=RESUMING,
+    scope="tasks:read",
+)
 async def poll_board(request: AnyRequest) -> Response[Any]:
     """Snapshots of all tasks after a position."""
     backend = backend_of(request)

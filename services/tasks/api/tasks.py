@@ -11,19 +11,23 @@ from services.tasks.api.common import BASE, backend_of, check_id
 from services.tasks.events import TaskStatus
 from services.tasks.lifecycle import Check
 from services.tasks.model import Task, TaskView, view
-from services.tasks.requests import CreateTask, TaskPage
+from services.tasks.requests import CreateTask, TaskPage, TaskPatch
 from services.tasks.store import FILTERS
 from shared.edge.admission import AnyRequest
 from shared.edge.etags import check_if_match, etag_of, is_known
 from shared.edge.idempotency import key_of
 from shared.edge.listing import LIST_PARAMETERS, listing
+from shared.edge.openapi import ETAG, LOCATION
+from shared.edge.parameters import one_of
 from shared.edge.principal import principal_of
 from shared.protocol.position import Position
 
 MERGE_PATCH = "application/merge-patch+json"
 
 
-@post(BASE, scope="tasks:write")
+@post(
+    BASE, scope="tasks:write", request_headers=("Idempotency-Key",), response_headers=(LOCATION, ETAG), refusals=(422,)
+)
 async def create_task(request: AnyRequest, data: CreateTask) -> Response[TaskView]:
     """Make a task, `queued` or `running`. With `Idempotency-Key`, the same request gets the same answer."""
     principal = principal_of(request)
@@ -33,7 +37,12 @@ async def create_task(request: AnyRequest, data: CreateTask) -> Response[TaskVie
     return _shown(shown, status=201, location=f"{BASE}/{shown.id}")
 
 
-@get(BASE, parameters=(*LIST_PARAMETERS, *FILTERS), scope="tasks:read")
+@get(
+    BASE,
+    parameters=(*LIST_PARAMETERS, *FILTERS),
+    narrowed={"status": one_of(get_args(TaskStatus))},
+    scope="tasks:read",
+)
 async def list_tasks(request: AnyRequest) -> TaskPage:
     """Tasks, newest first."""
     asked = listing(request, "task", FILTERS, {"status": get_args(TaskStatus)})
@@ -44,7 +53,13 @@ async def list_tasks(request: AnyRequest) -> TaskPage:
     return TaskPage([view(task, epoch) for task in tasks], tasks[-1].id if more else None, str(Position(epoch, head)))
 
 
-@get(f"{BASE}/{{task_id:str}}", scope="tasks:read")
+@get(
+    f"{BASE}/{{task_id:str}}",
+    scope="tasks:read",
+    request_headers=("If-None-Match",),
+    response_headers=(ETAG,),
+    answers={304: "The caller has it."},
+)
 async def get_task(request: AnyRequest, task_id: FromPath[str]) -> Response[TaskView | None]:
     """A task as it is now."""
     backend = backend_of(request)
@@ -56,7 +71,15 @@ async def get_task(request: AnyRequest, task_id: FromPath[str]) -> Response[Task
     return Response(shown, headers={"etag": etag})
 
 
-@patch(f"{BASE}/{{task_id:str}}", media_types=(MERGE_PATCH, "application/json"), scope="tasks:write")
+@patch(
+    f"{BASE}/{{task_id:str}}",
+    media_types=(MERGE_PATCH, "application/json"),
+    document_body=TaskPatch,
+    scope="tasks:write",
+    request_headers=("If-Match",),
+    response_headers=(ETAG,),
+    refusals=(409, 412),
+)
 async def patch_task(request: AnyRequest, task_id: FromPath[str], data: dict[str, Any]) -> Response[TaskView]:
     """Change what a JSON merge patch (RFC 7396) names; `If-Match` guards against changes of others."""
     check_id(task_id)
@@ -64,7 +87,14 @@ async def patch_task(request: AnyRequest, task_id: FromPath[str], data: dict[str
     return _changed(*await lifecycle.patch(tenant, task_id, data, _unchanged(request)))
 
 
-@post(f"{BASE}/{{task_id:str}}/cancel", status_code=200, scope="tasks:write")
+@post(
+    f"{BASE}/{{task_id:str}}/cancel",
+    status_code=200,
+    scope="tasks:write",
+    request_headers=("If-Match",),
+    response_headers=(ETAG,),
+    refusals=(409, 412),
+)
 async def cancel_task(request: AnyRequest, task_id: FromPath[str]) -> Response[TaskView]:
     """End a task as `cancelled`, and ask its runs to stop."""
     check_id(task_id)
@@ -72,7 +102,7 @@ async def cancel_task(request: AnyRequest, task_id: FromPath[str]) -> Response[T
     return _changed(*await lifecycle.cancel(tenant, task_id, _unchanged(request)))
 
 
-@delete(f"{BASE}/{{task_id:str}}", status_code=204, scope="tasks:write")
+@delete(f"{BASE}/{{task_id:str}}", status_code=204, scope="tasks:write", request_headers=("If-Match",), refusals=(412,))
 async def delete_task(request: AnyRequest, task_id: FromPath[str]) -> None:
     """Remove a task; its snapshots are gone from every read. Its runs go on."""
     check_id(task_id)

@@ -9,6 +9,7 @@ from shared.protocol.position import (
     LogState,
     Position,
     ResetReason,
+    is_position,
     parse_after,
     why_reset,
 )
@@ -80,6 +81,27 @@ def test_what_is_no_position_is_refused_by_name(text: str) -> None:
     str(caught.value).encode()  # it goes into a problem document
 
 
+@given(st.text(max_size=40) | st.from_regex(r"[a-z0-9]{1,17}-[0-9]{1,25}", fullmatch=True))
+def test_a_text_is_a_position_when_it_can_be_read_as_one(text: str) -> None:
+    try:
+        Position.parse(text)
+    except MalformedPosition:
+        assert not is_position(text)
+    else:
+        assert is_position(text)
+
+
+def test_a_word_that_needs_no_epoch_is_no_position() -> None:
+    assert [text for text in ("start", "now", "k3f9a2-1", "k3f9a2") if is_position(text)] == ["k3f9a2-1"]
+
+
+@pytest.mark.parametrize(("length", "shown"), [(59, "x" * 59), (60, "x" * 60), (61, "x" * 60 + "…")])
+def test_what_is_refused_is_shown_up_to_60_characters(length: int, shown: str) -> None:
+    with pytest.raises(MalformedPosition) as caught:
+        Position.parse("x" * length)
+    assert str(caught.value).startswith(f"'{shown}' is not a position")
+
+
 def test_the_largest_position_is_one() -> None:
     assert Position.parse(f"k3f9a2-{MAX_SEQ}").seq == 2**63 - 1
     assert Position.parse("0-0") == Position("0", 0)
@@ -104,6 +126,8 @@ def test_start_and_now_need_no_epoch_but_an_epoch_may_be_called_so() -> None:
         ("other-15", ResetReason.EPOCH_CHANGED),
         ("other-8", ResetReason.EPOCH_CHANGED),
         ("other-21", ResetReason.EPOCH_CHANGED),
+        ("zzzzzz-15", ResetReason.EPOCH_CHANGED),  # epochs are names: none is before another
+        ("aaaaaa-15", ResetReason.EPOCH_CHANGED),
     ],
 )
 def test_a_position_is_continued_or_the_reason_why_not_is_told(position: str, reason: ResetReason | None) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from typing import Any
 
@@ -182,3 +183,16 @@ def test_the_json_schema_describes_every_type() -> None:
     assert tags == set(SCHEMA.names)
     msgspec.json.encode(schema)
     assert Snapshot.__name__ in schema["$defs"]
+
+
+def test_the_json_schema_of_a_family_takes_every_name_that_may_be_published_and_no_other() -> None:
+    class Custom(Event, frozen=True, kw_only=True, tag="custom.*"):
+        pass
+
+    schema = Schema([Custom]).json_schema()["$defs"]["Custom"]["properties"]["type"]
+    assert schema["type"] == "string"
+    taken = re.compile(schema["pattern"]).search
+    assert taken("custom.said")
+    assert taken("custom.a.b_1")
+    for name in ("custom", "custom.", "customs", "custom.*", "custom.Said", "a.custom.said"):
+        assert not taken(name), name

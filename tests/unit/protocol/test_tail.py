@@ -87,6 +87,19 @@ def test_evicted_events_are_let_go_at_once_and_their_places_in_time() -> None:
     assert [r.seq for r in tail.after(4000, 10**9, 10**9)] == list(range(4001, 5001))
 
 
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.integers(0, 100), st.integers(0, 1500))
+def test_what_is_returned_together_is_bounded_by_what_its_frames_take(
+    sizes: list[int], overhead: int, max_bytes: int
+) -> None:
+    tail = Tail(ALL, 0)
+    for seq, size in enumerate(sizes, start=1):
+        tail.append(record(seq, data=b"x" * size))
+    taken = tail.after(0, 10**9, max_bytes, overhead=overhead)
+    framed = [size + overhead for size in sizes]
+    fits = next((n for n in range(len(sizes), 0, -1) if sum(framed[:n]) <= max_bytes), 1)
+    assert [each.seq for each in taken] == list(range(1, fits + 1))
+
+
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_one_event_is_returned_however_large_it_is(seq: int, upto: int) -> None:
     tail = Tail(ALL, 0)

@@ -196,7 +196,7 @@ def test_fields_are_clean_and_harmless_ones_stay(lines: io.StringIO) -> None:
     assert "abcdef" not in written
     assert JWT not in written
     assert " n=5" in written
-    assert " names=['a', 'b'] none=None well=True" in written
+    assert ' names="[\\"a\\",\\"b\\"]" none=null well=true' in written
 
 
 def test_fields_of_a_telling_name_are_not_shown(lines: io.StringIO) -> None:
@@ -205,7 +205,7 @@ def test_fields_of_a_telling_name_are_not_shown(lines: io.StringIO) -> None:
     first, second = lines.getvalue().splitlines()
     assert not any(f"t-{number}" in first for number in range(5))
     assert first.count(HIDDEN) == 4
-    assert "token_id='known' tokens_in=12 secret=None" in second
+    assert "token_id=known tokens_in=12 secret=null" in second
 
 
 def test_exceptions_and_what_led_to_them_are_clean(lines: io.StringIO) -> None:

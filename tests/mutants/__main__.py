@@ -1,0 +1,78 @@
+"""`make mutants`: break the protocol and the channel in every small way, and list what no test has noticed."""
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from tests.mutants.mutations import Mutation, mutations
+from tests.mutants.trial import try_one, warm_up
+
+ROOT = Path(__file__).parents[2]
+# What is broken, and the tests that must notice. A module's own come first.
+PROTOCOL = "tests/unit/protocol"
+CHANNEL = ("tests/contract/test_channel.py", "-k", "not postgres")
+ALONE = "--noconftest"  # the protocol's tests need nothing of it, and it imports half of the rest
+
+
+def oracle(module: str) -> list[list[str]]:
+    """The tests of a module, as pytest's arguments: its own first."""
+    package, _, name = module.removeprefix("shared.").rpartition(".")
+    if package == "protocol":
+        own = ROOT / PROTOCOL / f"test_{name}.py"
+        others = [ALONE, PROTOCOL, f"--ignore={own}"]
+        return [[ALONE, str(own)], others] if own.exists() else [others]
+    return [list(CHANNEL)]
+
+
+def modules(packages: list[str]) -> list[tuple[str, Path]]:
+    found = []
+    for package in packages:
+        directory = ROOT / package.replace(".", "/")
+        paths = [directory.with_suffix(".py")] if directory.with_suffix(".py").exists() else directory.glob("*.py")
+        found += [(".".join(path.relative_to(ROOT).with_suffix("").parts), path) for path in sorted(paths)]
+    return [(name, path) for name, path in found if not name.endswith("__init__")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("packages", nargs="*", default=["shared.protocol", "shared.channel"])
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so many; 0: do all")
+    parser.add_argument("--nice", type=int, default=19)
+    parser.add_argument("--report", type=Path, help="write what was found there, as JSON")
+    given = parser.parse_args()
+    os.nice(given.nice)
+    os.chdir(ROOT)
+    warm_up()
+    survivors: list[Mutation] = []
+    counts: Counter[str] = Counter()
+    deadline = time.monotonic() + given.minutes * 60 if given.minutes else None
+    for name, path in modules(given.packages):
+        tests = oracle(name)
+        if try_one(None, tests) != "survived":
+            print(f"{name}: its tests fail as it is", file=sys.stderr)
+            return 1
+        of_module: Counter[str] = Counter()
+        for mutation in mutations(path, name):
+            if deadline is not None and time.monotonic() > deadline:
+                break
+            verdict = try_one(mutation, tests)
+            of_module[verdict] += 1
+            if verdict == "survived":
+                survivors.append(mutation)
+                print(f"survived: {mutation.name}  (line {mutation.line})", flush=True)
+        counts += of_module
+        print(f"{name}: {dict(of_module)}", flush=True)
+    print(f"In all: {dict(counts)}")
+    if given.report is not None:
+        told = [{"module": m.module, "line": m.line, "operator": m.operator, "diff": m.diff} for m in survivors]
+        given.report.write_bytes(msgspec.json.format(msgspec.json.encode({"counts": counts, "survivors": told})))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
