@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shared.edge import staying
 from shared.edge.admission import Follow
 from shared.edge.auth.permit import Permit
 from shared.edge.connection import KEY as CONNECTION
@@ -132,5 +133,6 @@ async def test_a_stream_that_is_let_in_while_the_token_ends_does_not_begin() -> 
     scope = {"subprotocols": [], "path": "/", "state": {CONNECTION: connection}, KEY: begun}
     socket: Any = SimpleNamespace(scope=scope, receive=receive, send=send)
     await serve_channels(socket, Streams(Settings()), admit)
+    await staying.finish(scope, receive, send)
     [refused] = [frame for told in connection.written for frame in json.loads(told[told.index(b"[") :])]
     assert (refused["ref"], refused["event"]["type"], refused["event"]["problem"]["status"]) == ("late", "refused", 401)
