@@ -602,6 +602,8 @@ class Stalled(Memory):
 
     def stall(self) -> None:
         self.is_writable = False
+        if self.on_full is not None:
+            self.on_full()
 
     async def drain(self) -> None:
         self.waited_for.set()
