@@ -257,8 +257,8 @@ class Program:
         await self._writer.drain(in_haste=self._wishes("shutdown"))
         if status == "failed" or (status == "exited" and ended.code != 0):
             told["tail"] = tuple(self._writer.tail)
-        if self._wishes("restart") and self.preview.status != "stopping":  # asked when it was ending already
-            await self._move("stopping", message=WORDS["restart"])
+        if self._wish.done() and (status == "stopped" or self._wishes("restart")) and self.preview.status != "stopping":
+            await self._move("stopping", message=WORDS[self._wish.result()])  # asked when it was ending already
         if self._wishes("restart"):
             return True
         if wish == "restart" and status == "stopped":
