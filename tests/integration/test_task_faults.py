@@ -129,7 +129,8 @@ async def test_a_database_that_is_away_is_told_of_once(own_postgres: OwnPostgres
                 # told of twice a second by others meanwhile
                 while sum("runs of cancelled tasks" in line for line in server.output) < 5:
                     assert problem_of(await client.get(of(task)), 503)
-            assert sum("whether tasks may still be seen" in line for line in server.output) == 1
+            told = [line for line in server.output if "whether what is streamed may still be seen" in line]
+            assert sum("service=tasks" in line for line in told) == 1
             await postgres.start()
             async with asyncio.timeout(ANSWER_SECONDS):
                 while (await client.patch(of(task), json={"title": "back"})).status_code != 200:
