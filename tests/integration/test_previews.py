@@ -376,20 +376,6 @@ async def test_one_can_be_stopped_before_it_is_ready(client: httpx.AsyncClient, 
         await nothing_is_left(tailrace.server, preview["id"])
 
 
-async def test_one_that_ends_as_it_is_stopped_comes_to_its_end(client: httpx.AsyncClient) -> None:
-    """The two cross: of some that end at once, the stop is heard of in the same turn of the event loop."""
-
-    async def once() -> None:
-        generation = new_generation()
-        answer = await client.post(preview_url(generation), json={**recipe(), "command": ["true"]})
-        answer.raise_for_status()
-        if (await client.delete(preview_url(generation))).status_code == 202:  # else it had ended, and is removed
-            await ended(client, generation)
-
-    for _ in range(5):
-        await asyncio.gather(*(once() for _ in range(20)))
-
-
 async def test_deleting_one_that_has_ended_removes_it_from_every_read(
     client: httpx.AsyncClient, tailrace: Served
 ) -> None:
@@ -561,3 +547,17 @@ async def stop_again(client: httpx.AsyncClient, generation: str) -> None:
         return bool((await get(client, generation))["status"] == "stopped")
 
     await eventually(is_stopped, "it is stopped")
+
+
+async def test_one_that_ends_as_it_is_stopped_comes_to_its_end(client: httpx.AsyncClient) -> None:
+    """The two cross: of some that end at once, the stop is heard of in the same turn of the event loop."""
+
+    async def once() -> None:
+        generation = new_generation()
+        answer = await client.post(preview_url(generation), json={**recipe(), "command": ["true"]})
+        answer.raise_for_status()
+        if (await client.delete(preview_url(generation))).status_code == 202:  # else it had ended, and is removed
+            await ended(client, generation)
+
+    for _ in range(5):
+        await asyncio.gather(*(once() for _ in range(20)))
