@@ -34,7 +34,7 @@ from tests.support.readers import eventually
 from tests.support.server import ROOT, Server, append, lease, running, sse
 from tests.support.tokens import AUDIENCE, ISSUER, JWT, SECRET, TICKETS, bearing, client_of, ticket_for, token
 
-SETTINGS = {**JWT, "unauthenticated_sockets": 3}
+SETTINGS = {**JWT, "unauthenticated_sockets": 3, "lease_seconds": 3600}  # none runs out, which would be news
 SHORT_SECONDS = 3.0  # a token's life, in which a busy machine has connected
 
 
