@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.contract import RUNS, Served, metric, read_until, read_until_live, served
-from tests.support.raw import Answers, RawPeer, handshake, raw, request
+from tests.support.raw import Answers, RawPeer, handshake, nobody_harmed, raw, request
 from tests.support.readers import eventually
 from tests.support.server import append, lease, running, sse
 
@@ -32,15 +32,8 @@ POST = request(RUNS, "POST", **JSON, content_length="1000")
 
 @pytest_asyncio.fixture(autouse=True)
 async def unharmed(tailrace: Served, client: httpx.AsyncClient) -> AsyncIterator[None]:
-    """Meanwhile somebody else's stream gets its events, and the log says nothing at all."""
-    said = len(tailrace.server.output)
-    run_id, token = await lease(client)
-    async with sse(client, f"{RUNS}/{run_id}/stream") as stream:
-        await read_until_live(stream)
+    async with nobody_harmed(tailrace, client):
         yield
-        await append(client, run_id, token)
-        await read_until(stream, lambda frame: frame.type == "node_update")
-    assert tailrace.server.output[said:] == []
 
 
 async def refusal(peer: RawPeer, status: int) -> str:

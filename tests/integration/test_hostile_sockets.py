@@ -9,7 +9,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from tests.support.contract import RUNS, Served, metric, read_until, read_until_live
+from tests.support.contract import RUNS, Served, metric
 from tests.support.raw import (
     BINARY,
     CLOSE,
@@ -21,11 +21,12 @@ from tests.support.raw import (
     frame,
     frames_of,
     handshake,
+    nobody_harmed,
     raw,
     raw_socket,
 )
 from tests.support.readers import eventually
-from tests.support.server import append, lease, sse
+from tests.support.server import lease
 
 PATIENCE = 1.0
 SETTINGS = {"request_seconds": PATIENCE, "slow_reader_seconds": PATIENCE, "heartbeat_seconds": 0.3}
@@ -35,15 +36,8 @@ HELLO = b'{"op":"ping"}'
 
 @pytest_asyncio.fixture(autouse=True)
 async def unharmed(tailrace: Served, client: httpx.AsyncClient) -> AsyncIterator[None]:
-    """Meanwhile somebody else's stream gets its events, and the log says nothing at all."""
-    said = len(tailrace.server.output)
-    run_id, token = await lease(client)
-    async with sse(client, f"{RUNS}/{run_id}/stream") as stream:
-        await read_until_live(stream)
+    async with nobody_harmed(tailrace, client):
         yield
-        await append(client, run_id, token)
-        await read_until(stream, lambda seen: seen.type == "node_update")
-    assert tailrace.server.output[said:] == []
 
 
 async def code_after(server: Served, sent: bytes, path: str = PATHS[0]) -> int | None:

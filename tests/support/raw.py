@@ -10,12 +10,27 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import h11
+import httpx
 from msgspec import Struct
 
-from tests.support.contract import ANSWER_SECONDS, Served
+from tests.support.contract import ANSWER_SECONDS, RUNS, Served, read_until, read_until_live
+from tests.support.server import append, lease, sse
 
 MASK = b"\x11\x22\x33\x44"
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
+
+
+@asynccontextmanager
+async def nobody_harmed(tailrace: Served, client: httpx.AsyncClient) -> AsyncIterator[None]:
+    """Meanwhile somebody else's stream gets its events, and the log says nothing at all."""
+    said = len(tailrace.server.output)
+    run_id, token = await lease(client)
+    async with sse(client, f"{RUNS}/{run_id}/stream") as stream:
+        await read_until_live(stream)
+        yield
+        await append(client, run_id, token)
+        await read_until(stream, lambda frame: frame.type == "node_update")
+    assert tailrace.server.output[said:] == []
 
 
 class RawPeer:
