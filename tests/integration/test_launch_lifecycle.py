@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,8 +19,9 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from services.previews.launch import Exit, Launcher, LaunchFailed, LaunchSpec, Limits, sweep
+from services.previews.launch import Exit, Launcher, LaunchFailed, LaunchSpec, Limits, launcher, sweep
 from services.previews.supervisor import proc
+from services.previews.supervisor.files import remove
 from tests.support.launching import PYTHON, TIERS, Place, eventually, is_alive, launching
 
 ROOT = Path(__file__).parents[2]
@@ -275,6 +278,27 @@ async def test_a_launch_that_is_cancelled_leaves_nothing(place: Place) -> None:
             assert list((place.path / "data" / "launches").glob("*.json")) == []
         else:
             await program.stop(0)
+
+
+async def test_a_launch_that_is_cancelled_while_it_is_prepared_waits_for_that_and_leaves_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparing = threading.Event()
+
+    def slowly(path: str) -> None:
+        preparing.set()
+        time.sleep(0.2)
+        remove(path)
+
+    monkeypatch.setattr(launcher, "remove", slowly)
+    launching = asyncio.create_task(place.launch("command", command=("sleep", "600"), preview_id="cancelled"))
+    await asyncio.to_thread(preparing.wait)
+    launching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launching
+    await asyncio.sleep(1)  # what would still be prepared, would be by now
+    assert list((place.path / "data" / "launches").glob("*.json")) == []
+    assert not list((place.path / "data").rglob("*.d"))
 
 
 async def test_closing_the_launcher_stops_all_at_once(place: Place) -> None:

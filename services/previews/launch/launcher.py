@@ -54,8 +54,9 @@ class Launcher:
         record = self._record(spec, uid)
         outputs = [Output("stdout", on_output), Output("stderr", on_output)]
         try:
-            order = await asyncio.to_thread(self._prepare, spec, record)
-            child = await self._start(record, order, outputs, lock)
+            preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, spec, record))
+            await _over(preparing)
+            child = await self._start(record, preparing.result(), outputs, lock)
         except BaseException as error:
             await drain(outputs)
             await asyncio.to_thread(self._take_back, record)
@@ -142,13 +143,21 @@ def _why(message: dict[str, Any] | None) -> str:
     return f"The program was not started: {message['failed']}."
 
 
+async def _over(running: asyncio.Future[Any]) -> None:
+    """Wait for what runs in a thread, which nobody can cancel: who cancels waits, or cleans up before it is over."""
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
 async def _spawned(marker: str, descriptors: list[int], control: socket.socket) -> Supervisor:
-    """The supervisor, started in a thread, for that takes milliseconds; who cancels waits for it."""
+    """The supervisor, started in a thread, for that takes milliseconds."""
     starting = asyncio.ensure_future(asyncio.to_thread(_spawn, marker, descriptors))
     try:
-        await asyncio.wait([starting])
+        await _over(starting)
     except asyncio.CancelledError:
-        await asyncio.wait([starting])
         await Supervisor(starting.result(), control).end()
         raise
     return Supervisor(starting.result(), control)
