@@ -8,6 +8,7 @@ is no browser may write what it likes there, and has no use for it: this protect
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from msgspec import Struct
@@ -40,17 +41,22 @@ class Authority(Struct, frozen=True):
     host: str
     port: int | None = None
 
-    @classmethod
-    def parse(cls, text: str) -> "Authority | None":
+    @staticmethod
+    def parse(text: str) -> "Authority | None":
         """From `Host`, or the middle of an origin. None for what no browser writes: names have letters, digits, `-` and
         `_` (others come as punycode) and no final dot, ports are not empty, and numbers are full addresses.
         """
-        parts = _AUTHORITY.fullmatch(text)
-        if parts is None:
-            return None
-        port = None if parts["port"] is None else int(parts["port"])
-        host = _host(parts["host"])
-        return None if host is None or (port or 0) > 65_535 else cls(host, port)
+        return _authority(text)
+
+
+@lru_cache(maxsize=256)  # every request has one, and nearly all the same
+def _authority(text: str) -> Authority | None:
+    parts = _AUTHORITY.fullmatch(text)
+    if parts is None:
+        return None
+    port = None if parts["port"] is None else int(parts["port"])
+    host = _host(parts["host"])
+    return None if host is None or (port or 0) > 65_535 else Authority(host, port)
 
 
 class Origin(Struct, frozen=True):

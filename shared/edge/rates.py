@@ -9,6 +9,7 @@ import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -115,6 +116,7 @@ def retry_after(seconds: float) -> int:
     return max(1, math.ceil(seconds))
 
 
+@lru_cache(maxsize=4096)
 def address_key(address: str) -> str:
     """What of a client's address is held back together: an IPv4 address, or the network of an IPv6 one."""
     try:

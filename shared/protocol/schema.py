@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import reduce
@@ -71,6 +71,7 @@ class Schema:
     def __init__(self, types: Iterable[type[Event]]) -> None:
         self._types: dict[str, type[Event]] = {_tag(event): event for event in types}
         self._families = {name.removesuffix("*"): event for name, event in self._types.items() if name.endswith("*")}
+        self._settable = {event: frozenset(event.__struct_fields__) - _RESERVED for event in self._types.values()}
         self._decoder = msgspec.json.Decoder(reduce(or_, self._types.values()))
         self._encoder = msgspec.json.Encoder()
 
@@ -141,21 +142,23 @@ class Schema:
         """An event that the service itself made."""
         return Built(_tag(type(event)), event, self.encode(event))
 
-    def build(self, fields: Mapping[str, Any], given: Mapping[str, Any], allowed: Iterable[str]) -> Built:
+    def build(self, fields: Mapping[str, Any], given: Mapping[str, Any], allowed: Collection[str]) -> Built:
         """An event from what a publisher sent (`fields`) and what the service knows (`given`).
 
         Raise InvalidEvent when the type is not in `allowed`, or a field is unknown (unless the type is open), not the
         publisher's to set, missing or of a wrong type.
         """
-        name, names = fields.get("type"), sorted(set(allowed) & set(self._types))
-        event = self._allowed(name, names)
+        name = fields.get("type")
+        event = self._allowed(name, allowed)
         if event is None:
+            names = sorted(set(allowed) & set(self._types))
             raise InvalidEvent(f"type must be one of {', '.join(names)}; got {name!r}")
-        own = set(event.__struct_fields__) - _RESERVED - set(given)
-        wrong = set(fields) & (_RESERVED - {"type"} | set(given)) if event.open_fields else set(fields) - own - {"type"}
+        settable, wrong = self._settable[event], fields.keys() & given.keys()
+        wrong |= fields.keys() & _RESERVED if event.open_fields else fields.keys() - settable
+        wrong.discard("type")
         if wrong:
-            strange = ", ".join(map(repr, sorted(wrong)))
-            raise InvalidEvent(f"{name} has no field {strange} to set; allowed: {', '.join(sorted(own))}")
+            strange, known = ", ".join(map(repr, sorted(wrong))), ", ".join(sorted(settable - given.keys()))
+            raise InvalidEvent(f"{name} has no field {strange} to set; allowed: {known}")
         try:
             made = msgspec.convert({**fields, **given, "type": _tag(event)}, event)
         except msgspec.ValidationError as error:
@@ -164,10 +167,10 @@ class Schema:
             return Built(str(name), made, self.encode(made))
         return Built(str(name), made, self._encoder.encode({"type": name, **given, **fields}))
 
-    def _allowed(self, name: object, names: Iterable[str]) -> type[Event] | None:
+    def _allowed(self, name: object, names: Collection[str]) -> type[Event] | None:
         if not isinstance(name, str):
             return None
-        if name in names:
+        if name in names and name in self._types:
             return None if name.endswith("*") else self._types[name]
         for prefix, event in self._families.items():
             if _tag(event) in names and name.startswith(prefix) and _FAMILY_MEMBER.fullmatch(name[len(prefix) :]):
