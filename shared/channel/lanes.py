@@ -1,6 +1,6 @@
 """Lanes: readers parked at the same place, to whose sockets the same bytes go, are one to the fan-out.
 
-A reader in a lane costs one `write` a delivery, and nothing else of it is touched: how far it has come is the lane's
+A reader in a lane costs one `send` a delivery, and nothing else of it is touched: how far it has come is the lane's
 affair, and becomes its own again when it leaves.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # readers are in lanes, and know which
 READERS_PER_LANE = 128  # it is served in one step, a quarter of a millisecond or so: hence the one position of all
 
 
-Write = Callable[[bytes], object]  # never waits
+Send = Callable[[bytes], int]  # how much was taken; OSError: nothing. Never waits
 
 
 class Sharing(Protocol):
@@ -28,7 +28,11 @@ class Sharing(Protocol):
     def format(self) -> object: ...
 
     @property
-    def write(self) -> Write: ...
+    def send(self) -> Send: ...
+
+    def write(self, rest: bytes) -> None:
+        """Take what `send` did not."""
+        ...
 
     def render(self, batch: Batch) -> bytes:
         """The bytes that carry the batch, for every owner with an equal format."""
@@ -55,7 +59,7 @@ class Lane:
         self.format = format
         self.position = position
         self.read_bytes = tail.total_bytes
-        self.members: dict[Reader, Write] = {}
+        self.members: dict[Reader, Send] = {}
         self.events = 0
         self.last_seq = 0
         self.last_write = 0.0
@@ -73,7 +77,7 @@ class Lane:
     def join(self, reader: "Reader", owner: Sharing) -> None:
         """Take in a reader that has all of the tail, while the lane is at rest."""
         self.position = max(self.position, reader.position)
-        self.members[reader] = owner.write
+        self.members[reader] = owner.send
         reader.lane, reader.sharing = self, owner
         owner.joined(self)
 
@@ -94,24 +98,31 @@ class Lane:
             self.join(reader, owner)
 
     def deliver(self, batch: Batch, now: float) -> None:
-        """Write the batch to all. A write may make its own reader leave: it has got the batch."""
+        """Send the batch to all. That may make a reader leave: it has got the batch."""
         self.position = batch.upto
         self.read_bytes += batch.size
         if batch.count:
             self.events += batch.count
             self.last_seq, self.last_write = batch.last_seq, now
             wire = self._wire(batch)
-            for write in tuple(self.members.values()):
+            size = len(wire)
+            for send in tuple(self.members.values()):
                 try:
-                    write(wire)
-                except Exception as error:  # noqa: BLE001  whatever it is, it is this reader's alone
-                    self._fail(write, error)
+                    sent = send(wire)
+                except OSError:  # it is full, or broken, which is found out when the rest is written
+                    sent = 0
+                if sent != size:
+                    self._write_rest(send, wire[sent:])
 
     def _wire(self, batch: Batch) -> bytes:
         owner = next(iter(self.members)).sharing
         assert owner is not None
         return batch.render(self.format, owner.render)
 
-    def _fail(self, write: Write, error: Exception) -> None:
-        for reader in [reader for reader, its in self.members.items() if its is write]:
+    def _write_rest(self, send: Send, rest: bytes) -> None:
+        reader = next(reader for reader, its in self.members.items() if its is send)
+        assert reader.sharing is not None
+        try:
+            reader.sharing.write(rest)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this reader's alone
             reader.fail(error)

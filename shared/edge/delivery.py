@@ -177,8 +177,11 @@ class Delivery:
     # ── in a lane, which writes to the connection and counts for it meanwhile ──────────────────────────────────
 
     @property
-    def write(self) -> Callable[[bytes], object]:
-        return self._connection.write
+    def send(self) -> Callable[[bytes], int]:
+        return self._connection.send_now
+
+    def write(self, rest: bytes) -> None:
+        self._connection.write(rest)
 
     def joined(self, lane: Lane) -> None:
         self._events_sent -= lane.events

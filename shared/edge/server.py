@@ -11,6 +11,7 @@ from functools import partial
 
 import uvicorn
 
+from shared.edge.connection import StraightSocket
 from shared.edge.http_peer import HttpPeer
 from shared.edge.patience import Peers
 from shared.edge.service import Front
@@ -29,10 +30,12 @@ class Server(uvicorn.Server):
     """Ends the streams before uvicorn waits for their connections: its lifespan shutdown comes only after them."""
 
     def __init__(self, front: Front, settings: Settings, on_started: Callable[[], None]) -> None:
+        connections = min(settings.connections_per_process, most_connections())
+        StraightSocket.spare = max(0, most_files() - RESERVED_FILES - connections)
         self._peers = peers = Peers(
             request_seconds=settings.request_seconds,
             unread_seconds=settings.slow_reader_seconds + SLOW_READER_FIRST_SECONDS,
-            per_process=min(settings.connections_per_process, most_connections()),
+            per_process=connections,
             per_address=settings.connections_per_address,
             body_bytes=settings.body_bytes,
         )
@@ -107,9 +110,16 @@ def allow_many_files() -> None:
 
 
 def most_connections() -> int:
-    """As many as there may be files, without those that other work needs: beyond, nothing could be accepted at all."""
+    """As many as there may be files, without a quarter for the second ones of readers and without those that other work
+    needs: beyond, nothing could be accepted at all.
+    """
+    files = most_files()
+    return max(files - files // 4 - RESERVED_FILES, files // 2)
+
+
+def most_files() -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if files == resource.RLIM_INFINITY else max(files - RESERVED_FILES, files // 2)
+    return sys.maxsize if files == resource.RLIM_INFINITY else files
 
 
 def quiet_libraries() -> None:

@@ -130,7 +130,7 @@ class Listening:
 
 
 class Neighbour(Listening):
-    """An edge whose socket is written to beside others'; with `ready` false, the write leaves no room for another."""
+    """An edge whose socket is sent to beside others'; with `ready` false, it does not take all of it."""
 
     format = "bytes"
     wires: ClassVar[dict[bytes, Batch]] = {}
@@ -145,11 +145,14 @@ class Neighbour(Listening):
         self.wires[wire] = batch
         return wire
 
-    def write(self, wire: bytes) -> None:
+    def send(self, wire: bytes) -> int:
         assert self._reader.parked
         self.taken.append(self.wires[wire])
-        if not self._ready():
-            self._reader.rouse()
+        return len(wire) if self._ready() else 1
+
+    def write(self, rest: bytes) -> None:
+        assert next(wire for wire, batch in self.wires.items() if batch is self.taken[-1])[1:] == rest
+        self._reader.rouse()
 
     def offer(self, batch: Batch) -> bool:
         self.events += batch.count
@@ -925,7 +928,10 @@ async def test_a_listener_that_fails_harms_nobody_else() -> None:
 
 async def test_a_failing_write_in_a_lane_harms_nobody_else() -> None:
     class Failing(Neighbour):
-        def write(self, wire: bytes) -> None:
+        def send(self, wire: bytes) -> int:
+            raise BrokenPipeError
+
+        def write(self, rest: bytes) -> None:
             raise RuntimeError("such as a transport that is closed")
 
     async with asyncio.timeout(SECONDS), channel_over(MemoryLog(Store())) as channel:

@@ -97,6 +97,10 @@ class Wire:
         if self.is_open:
             self._take(wire)
 
+    def send_now(self, wire: bytes) -> int:
+        self.write(wire)
+        return len(wire)
+
     async def drain(self) -> None:
         while self.stalled and self.is_open:
             self._changed.clear()

@@ -8,7 +8,7 @@ import sys
 import termios
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import h11
@@ -325,6 +325,28 @@ async def test_a_backfill_returns_also_what_is_more_than_one_page(tailrace: Serv
         "node_update",
         str(widest["to_seq"]),
     )
+
+
+async def test_readers_side_by_side_get_every_event_whole_though_their_sockets_take_a_part_of_it(
+    tailrace: Served, client: httpx.AsyncClient
+) -> None:
+    """They wait at the head together, and are written to together; each time some of them are full, others are not."""
+    run_id, token = await lease(client)
+    path = f"{RUNS}/{run_id}/stream?after=now&lossless=1"
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(lazy_reader(tailrace, path)) for _ in range(8)]
+        seen = [await reader.until_type("live") for reader in readers]
+        for turn in range(24):
+            await publish(client, run_id, token, 0.06)
+            for number, reader in enumerate(readers):
+                while number <= turn % 8 and len(stored(seen[number])) < 3 * (turn + 1):
+                    frame = await reader.next()
+                    assert frame is not None
+                    seen[number].append(frame)
+        await finish(client, run_id, token)
+        rest = [await reader.until_type("stream_end") for reader in readers]
+    everything = (await events_of_all(client, run_id))[2:]
+    assert [stored(a + b) for a, b in zip(seen, rest, strict=True)] == [everything] * 8
 
 
 async def test_with_lossless_a_lagging_reader_gets_everything(tailrace: Served, client: httpx.AsyncClient) -> None:

@@ -547,6 +547,10 @@ class Memory:
     def write(self, wire: bytes) -> None:
         self.written += wire
 
+    def send_now(self, wire: bytes) -> int:
+        self.write(wire)
+        return len(wire)
+
     async def drain(self) -> None:
         return
 
