@@ -35,7 +35,7 @@ class ChannelLimits(Struct, frozen=True):
 
     tail_bytes: int = 64 * 1024 * 1024
     lag_budget_bytes: int = 1024 * 1024
-    batch_bytes: int = 48 * 1024  # under the 64 KiB at which uvicorn's transports say "wait"
+    batch_bytes: int = 48 * 1024  # of one write: what an idle socket takes whole
     page_events: int = 500
     page_bytes: int = 512 * 1024
 

@@ -35,13 +35,15 @@ def page(
     """`costs` are groups of named figures, drawn as bars; `series` are drawn as lines."""
     bars = "".join(_bars(title, values) for title, values in costs)
     lines = "".join(_line(each) for each in series)
+    if lines:
+        lines = f'<h2>As there is more of it</h2><div class="plots">{lines}</div>'
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Tailrace: figures</title><style>{_STYLE}</style>
 <h1>Tailrace: figures</h1><p>{escape(about)}</p>
 <h2>Bars</h2>{_table(rows)}
 <h2>Beside what else there is</h2><div class="plots">{bars}</div>
-<h2>As there is more of it</h2><div class="plots">{lines}</div>
+{lines}
 </html>
 """
 

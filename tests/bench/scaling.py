@@ -35,7 +35,7 @@ SHORT: Final = Axis(
     readers=(10, 100, 1_000), subjects=(1, 10, 100), writers=(1, 8), histories=(10_000, 100_000), writer_seconds=0.7
 )
 LONG: Final = Axis(
-    subjects=(1, 10, 100, 1_000, 8_000),
+    subjects=(1, 10, 100, 1_000, 10_000),
     writers=(1, 2, 4, 8, 16, 32, 64),
     histories=(1_000, 10_000, 100_000, 1_000_000, 10_000_000),
 )
