@@ -5,6 +5,8 @@ import asyncio
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from shared.channel.channel import Channel
+from shared.protocol.ends import EndReason
+from shared.protocol.position import ResetReason
 
 REGISTRY = CollectorRegistry()
 
@@ -62,6 +64,23 @@ LOOP_TASKS = Gauge("tailrace_loop_tasks", "Tasks of the event loop, those of idl
 LOOP_TASKS.set_function(lambda: len(asyncio.all_tasks()))
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+TRANSPORTS = ("sse", "websocket")
+
+
+def _begin() -> None:
+    """At zero, for a counter that appears with its first count has not grown as Prometheus sees it."""
+    for transport in TRANSPORTS:
+        for reason in ("disconnect", *(end.label for end in EndReason)):
+            ENDS.labels(transport, reason)
+    for result in ("continued", *ResetReason):
+        RESUMES.labels(str(result))
+    for kind in ("sheddable", "latest"):
+        GAPS.labels(kind)
+    for why in ("token", "ticket", "origin", "rate"):
+        REFUSED.labels(why)
+
+
+_begin()
 
 
 def watch(service: str, channel: Channel) -> None:

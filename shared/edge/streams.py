@@ -12,13 +12,11 @@ from shared.edge import metrics
 from shared.edge.delivery import Delivery, jitter
 from shared.edge.problems import Away, Busy
 from shared.edge.settings import Settings
-from shared.edge.sinks import SseSink, WebSocketSink
 from shared.protocol.control import Gap
 from shared.protocol.ends import EndReason
 
 log = logging.getLogger("tailrace.stream")
 
-TRANSPORTS = (SseSink.transport, WebSocketSink.transport)
 DRAIN_SECONDS = 2.5  # of the 5 in which a service must have left
 
 
@@ -179,7 +177,7 @@ class Streams:
                 elif now - delivery.last_write >= beat:
                     delivery.beat(now)
             metrics.LAG.set(furthest)
-            for transport in TRANSPORTS:
+            for transport in metrics.TRANSPORTS:
                 metrics.BEHIND.labels(transport).set(behind[transport])
 
 

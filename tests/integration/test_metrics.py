@@ -9,6 +9,8 @@ import httpx
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared.protocol.ends import EndReason
+from shared.protocol.position import ResetReason
 from tests.support.contract import RUNS, finish
 from tests.support.server import Server, append, lease, sse
 
@@ -64,6 +66,25 @@ async def test_the_dashboard_asks_only_for_what_there_is(server: Server) -> None
         for name in names:
             for labels in there[name]:
                 assert parts - {""} <= set(labels) | OF_PROMETHEUS, expression
+
+
+async def test_what_can_be_counted_by_name_is_there_before_the_first_count(server: Server) -> None:
+    """A counter that appears with a 1 has not grown, as Prometheus sees it: its first slow reader would not show."""
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        text = (await client.get("/metrics")).text
+    begun: dict[tuple[str, str], set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                assert sample.value == 0
+                for label, value in sample.labels.items():
+                    begun.setdefault((sample.name, label), set()).add(value)
+    ends = {reason.label for reason in EndReason}
+    assert begun["tailrace_stream_ends_total", "reason"] == {*ends, "disconnect"}
+    assert begun["tailrace_stream_ends_total", "transport"] == {"sse", "websocket"}
+    assert begun["tailrace_resumes_total", "result"] == {*ResetReason, "continued"}
+    assert begun["tailrace_skipped_events_total", "class"] == {"sheddable", "latest"}
+    assert begun["tailrace_refused_requests_total", "why"] == {"token", "ticket", "origin", "rate"}
 
 
 async def test_metrics_tell_who_is_slow_and_why_streams_ended(server: Server) -> None:
