@@ -35,7 +35,7 @@ class StreamConnection(Protocol):
 
     @property
     def is_writable(self) -> bool:
-        """Whether it is open and its buffer is below the mark at which writers should wait."""
+        """Whether it is open and nothing is left in its buffer."""
         ...
 
     def write(self, wire: bytes) -> None:
@@ -50,7 +50,7 @@ class StreamConnection(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Wait until the buffer is below the mark, or the connection is lost."""
+        """Wait until the buffer is empty, or the connection is lost."""
         ...
 
     @property
