@@ -415,6 +415,20 @@ async def test_a_repeated_request_waits_for_the_same_run(client: httpx.AsyncClie
     assert len({answer.json()["id"] for answer in answers}) == 1
 
 
+async def test_a_repeated_request_that_waits_for_a_run_which_is_deleted_gets_it_as_it_was_made(
+    client: httpx.AsyncClient,
+) -> None:
+    body, key = (
+        {"task": "gone", "params": {"step_seconds": 0, "words": 1}},
+        {"idempotency-key": "wait-for-what-is-gone"},
+    )
+    made = await client.post("/api/v1/runs", json=body, headers=key)
+    await client.post("/api/v1/runs", json=body, headers={**key, "prefer": "wait=20"})
+    assert (await client.delete(f"/api/v1/runs/{made.json()['id']}")).status_code == 204
+    again = await client.post("/api/v1/runs", json=body, headers={**key, "prefer": "wait=1"})
+    assert (again.status_code, again.json()) == (made.status_code, made.json())
+
+
 # ── lists ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

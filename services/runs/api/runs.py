@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 import msgspec
@@ -35,7 +36,7 @@ from shared.edge.listing import LIST_PARAMETERS, listing
 from shared.edge.openapi import ETAG, LOCATION
 from shared.edge.parameters import one_of
 from shared.edge.principal import principal_of
-from shared.edge.problems import BadInput, Busy, Unprocessable
+from shared.edge.problems import BadInput, Busy, Missing, Unprocessable
 from shared.protocol.position import Position
 
 DETAIL_EVENTS = 1_000
@@ -152,15 +153,17 @@ def _check_runner(backend: Backend, runner: str, *, inline: bool) -> None:
 async def _ended(backend: Backend, request: AnyRequest, run: RunView, seconds: float) -> RunView:
     """The run at its end, or as it is after so many seconds."""
     tenant = principal_of(request).tenant
-    try:
+    with suppress(TimeoutError, Missing):
         async with asyncio.timeout(seconds):
             await backend.until_ended(tenant, run.id)
-    except TimeoutError:
-        pass
     permit = entry_of(request.scope).permit
     if permit is None or permit.why_over() is not None:
         return run  # as it was made: what became of it is not for a token that has ended
-    return view(await backend.subscriptions.require(tenant, run.id), backend.channel.state.epoch)
+    try:
+        ended = await backend.subscriptions.require(tenant, run.id)
+    except Missing:  # it was deleted, and the request is a repeat of the one that made it
+        return run
+    return view(ended, backend.channel.state.epoch)
 
 
 @get(
