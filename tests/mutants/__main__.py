@@ -15,18 +15,23 @@ from tests.mutants.trial import try_one, warm_up
 ROOT = Path(__file__).parents[2]
 # What is broken, and the tests that must notice. A module's own come first.
 PROTOCOL = "tests/unit/protocol"
-CHANNEL = ("tests/contract/test_channel.py", "-k", "not postgres")
+CHANNEL = ("-p", "tests.mutants.clock", "tests/contract/test_channel.py")
+SCHEDULES = "every_reader_sees"  # takes ten times as long as all other tests of the channel
 ALONE = "--noconftest"  # the protocol's tests need nothing of it, and it imports half of the rest
 
 
 def oracle(module: str) -> list[list[str]]:
-    """The tests of a module, as pytest's arguments: its own first."""
+    """The tests of a module, as pytest's arguments: its own first, and what takes long last."""
     package, _, name = module.removeprefix("shared.").rpartition(".")
+    own = ROOT / "tests" / "unit" / package / f"test_{name}.py"
+    first = [[ALONE, str(own)]] if own.exists() else []
     if package == "protocol":
-        own = ROOT / PROTOCOL / f"test_{name}.py"
-        others = [ALONE, PROTOCOL, f"--ignore={own}"]
-        return [[ALONE, str(own)], others] if own.exists() else [others]
-    return [list(CHANNEL)]
+        return [*first, [ALONE, PROTOCOL, f"--ignore={own}"]]
+    return [
+        *first,
+        [*CHANNEL, "-k", f"not postgres and not {SCHEDULES}"],
+        [*CHANNEL, "-k", f"not postgres and {SCHEDULES}"],
+    ]
 
 
 def modules(packages: list[str]) -> list[tuple[str, Path]]:

@@ -42,10 +42,10 @@ def mutations(path: Path, module: str) -> Iterator[Mutation]:
         made = operator()
         nodes = list(trees.ast_nodes(trees.get_ast(source)))
         for occurrence, start in enumerate(start for node in nodes for start, _ in made.mutation_positions(node)):
-            code = mutate_code(source, made, occurrence)
             try:
+                code = mutate_code(source, made, occurrence)
                 shape = _shape(code)
-            except SyntaxError:
+            except (SyntaxError, AttributeError):  # the latter: it cannot replace one of `except (A, module.B)`
                 continue
             if shape not in seen:
                 seen.add(shape)
