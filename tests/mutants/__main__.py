@@ -15,7 +15,8 @@ from tests.mutants.trial import try_one, warm_up
 ROOT = Path(__file__).parents[2]
 # What is broken, and the tests that must notice. A module's own come first.
 PROTOCOL = "tests/unit/protocol"
-CHANNEL = ("-p", "tests.mutants.clock", "tests/contract/test_channel.py")
+CLOCK = ("-p", "tests.support.clock")
+CHANNEL = (*CLOCK, "tests/contract/test_channel.py")
 SCHEDULES = "every_reader_sees"  # takes ten times as long as all other tests of the channel
 ALONE = "--noconftest"  # the protocol's tests need nothing of it, and it imports half of the rest
 
@@ -24,7 +25,7 @@ def oracle(module: str) -> list[list[str]]:
     """The tests of a module, as pytest's arguments: its own first, and what takes long last."""
     package, _, name = module.removeprefix("shared.").rpartition(".")
     own = ROOT / "tests" / "unit" / package / f"test_{name}.py"
-    first = [[ALONE, str(own)]] if own.exists() else []
+    first = [[ALONE, *CLOCK, str(own)]] if own.exists() else []
     if package == "protocol":
         return [*first, [ALONE, PROTOCOL, f"--ignore={own}"]]
     return [

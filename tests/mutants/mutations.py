@@ -53,11 +53,17 @@ def mutations(path: Path, module: str) -> Iterator[Mutation]:
 
 
 def _shape(code: str) -> str:
-    """What it is as a program. How a class is declared (`frozen=True`) is left out: mypy holds us to that."""
+    """What it is as a program. How a class is declared (`frozen=True`) and which arguments are given by name (`*`, `/`)
+    is left out: mypy holds us to that.
+    """
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             node.keywords = []
+        elif isinstance(node, ast.arguments):
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults += [default for default in node.kw_defaults if default is not None]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
     return ast.dump(tree)
 
 

@@ -73,7 +73,9 @@ def _run(mutation: Mutation | None, oracle: Sequence[Sequence[str]]) -> int:
     # No cache and no database: what one mutation's tests have found must not help those of the next.
     options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
     options += ["-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin"]
-    options += ["--assert=plain"]  # nobody reads what was compared, and to rewrite the tests takes longer than to run them
+    options += [
+        "--assert=plain"
+    ]  # nobody reads what was compared, and to rewrite the tests takes longer than to run them
     code = 1
     with contextlib.suppress(BaseException):
         for tests in oracle:

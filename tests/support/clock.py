@@ -1,7 +1,7 @@
 """A pytest plugin for tests that wait for nothing outside the process: their loop's time passes only while nobody has
-anything to do.
+anything to do, and then at once.
 
-What would wait for ever is told so at once, and a machine on which others are busy changes no verdict.
+What would wait for ever is told so, and a machine on which others are busy changes no verdict.
 """
 
 import asyncio
