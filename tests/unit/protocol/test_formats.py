@@ -128,6 +128,8 @@ def test_the_primary_type_has_no_event_line_and_all_else_has() -> None:
     assert SseFormat(primary="log").records("e", records) == (
         b"id: e-1\ndata: {}\n\n" + b"id: e-2\nevent: status\ndata: {}\n\n"
     )
+    from_a_database = "".join(["l", "og"])  # equal, and another object
+    assert SseFormat(primary="log").records("e", [record(1, from_a_database, data=b"{}")]) == b"id: e-1\ndata: {}\n\n"
     assert SseFormat().records("e", records[:1]) == b"id: e-1\nevent: log\ndata: {}\n\n"
     assert SseFormat(primary="log").control("e-2", Bookmark()) == (
         b'id: e-2\nevent: bookmark\ndata: {"type":"bookmark"}\n\n'
