@@ -163,6 +163,24 @@ def test_a_number_that_messagepack_cannot_hold_is_no_reason_to_fail(number: str)
     assert event["type"] == "log"
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        ("18446744073709551615", 2**64 - 1),
+        ("18446744073709551616", "18446744073709551616"),
+        ("-9223372036854775808", -(2**63)),
+        ("-9223372036854775809", "-9223372036854775809"),
+        ("99999999999999999999", "99999999999999999999"),
+        ("1" + "0" * 5000, "1" + "0" * 5000),
+        ("7", 7),
+    ],
+)
+def test_beside_a_number_that_is_text_for_messagepack_only_such_are_text(number: str, told: object) -> None:
+    data = b'{"n":%b,"beyond":%b}' % (number.encode(), b"9" * 30)
+    ((_, event),) = read_msgpack(MessagePackFormat().records("e", [record(1, data=data)]))
+    assert event == {"n": told, "beyond": "9" * 30}
+
+
 def test_equal_formats_are_one_key_so_that_readers_share_the_bytes() -> None:
     assert len({SseFormat(), SseFormat(), SseFormat("log"), WebSocketFormat(), WebSocketFormat("a")}) == 4
     assert len({WebSocketFormat(), MessagePackFormat(), NdjsonFormat()}) == 3
