@@ -1,17 +1,22 @@
 """Channels over a log in memory, and edges that take what their readers offer."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar
 
 from shared.channel.batch import Batch
 from shared.channel.channel import Channel, ChannelLimits
 from shared.channel.lanes import Lane
 from shared.channel.reader import Reader
+from shared.protocol.filter import Filter
+from shared.protocol.position import Anchor
 from shared.protocol.record import Record
-from tests.unit.protocol.sample import SCHEMA
+from tests.support.memory_log import MemoryLog, Store
+from tests.unit.protocol.sample import SCHEMA, draft
 
+MINE = Filter(tenant="t")
 SECONDS = 10.0
 
 
@@ -63,7 +68,7 @@ class Listening:
 class Neighbour(Listening):
     """An edge whose socket is written to beside others'; with `ready` false, the write leaves no room for another."""
 
-    format = "bytes"
+    format: str = "bytes"
     wires: ClassVar[dict[bytes, Batch]] = {}
 
     def __init__(self, reader: Reader, ready: Callable[[], bool] = lambda: True) -> None:
@@ -96,3 +101,57 @@ class Neighbour(Listening):
 
 def park(reader: Reader, listener: Listening) -> None:
     reader.park(listener, listener if isinstance(listener, Neighbour) else None)
+
+
+class Crowd:
+    """Readers of one filter at the head, parked side by side."""
+
+    def __init__(self, store: Store, channel: Channel, stack: AsyncExitStack) -> None:
+        self.store = store
+        self.channel = channel
+        self.readers: list[Reader] = []
+        self.edges: list[Listening] = []
+        self._stack = stack
+
+    async def come(self, count: int = 1, *, kind: type[Listening] = Neighbour, behind_an_event: bool = False) -> None:
+        """`behind_an_event`: just after one that those who are parked have not been given yet."""
+        start = await self.channel.resolve(Anchor.NOW)
+        coming = [await self._stack.enter_async_context(self.channel.reader(MINE, start)) for _ in range(count)]
+        if behind_an_event:
+            record = Record.of(self.channel.state.head + 1, draft())
+            self.store.commit([record])
+            self.channel._committed(self.channel.state.epoch, [record], 0.0)
+        for reader in coming:
+            while reader.take() is not None:
+                pass
+            self.edges.append(kind(reader))
+            park(reader, self.edges[-1])
+        self.readers += coming
+
+    async def publish(self, tenant: str = "t", count: int = 1) -> None:
+        await self.channel.publish([draft(tenant=tenant)] * count)
+
+    async def everybody_has_all(self) -> None:
+        await until(lambda: all(reader.position == self.channel.state.head for reader in self.readers))
+
+    @property
+    def neighbours(self) -> list[Neighbour]:
+        return [edge for edge in self.edges if isinstance(edge, Neighbour)]
+
+    @property
+    def lanes(self) -> list[int]:
+        """How many are in each, the largest first; those who are alone are not told."""
+        return sorted(Counter(id(each.lane) for each in self.readers if each.lane is not None).values(), reverse=True)
+
+
+@asynccontextmanager
+async def crowd(*, head: int = 1_000, limits: ChannelLimits | None = None) -> AsyncIterator[Crowd]:
+    store = Store()
+    store.commit([Record.of(seq, draft()) for seq in range(1, head + 1)])
+    async with (
+        asyncio.timeout(SECONDS),
+        channel_over(MemoryLog(store), limits) as channel,
+        AsyncExitStack() as stack,
+    ):
+        yield Crowd(store, channel, stack)
+        assert channel.failures() == []

@@ -1,74 +1,15 @@
 """Lanes: who shares one, how many, and what is counted for them."""
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-
 import pytest
 
-from shared.channel.channel import Channel, ChannelLimits
 from shared.channel.lanes import Lane
 from shared.channel.reader import Reader
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor
 from shared.protocol.record import Record
 from shared.protocol.tail import Tail
-from tests.support.channels import SECONDS, Neighbour, channel_over, park, seqs, until
-from tests.support.memory_log import MemoryLog, Store
+from tests.support.channels import MINE, Neighbour, crowd, park, seqs, until
 from tests.unit.protocol.sample import draft
-
-MINE = Filter(tenant="t")
-
-
-class Crowd:
-    """Readers of one filter at the head, parked side by side."""
-
-    def __init__(self, store: Store, channel: Channel, stack: AsyncExitStack) -> None:
-        self.store = store
-        self.channel = channel
-        self.readers: list[Reader] = []
-        self.edges: list[Neighbour] = []
-        self._stack = stack
-
-    async def come(self, count: int = 1, *, behind_an_event: bool = False) -> None:
-        """`behind_an_event`: just after one that those who are parked have not been given yet."""
-        start = await self.channel.resolve(Anchor.NOW)
-        coming = [await self._stack.enter_async_context(self.channel.reader(MINE, start)) for _ in range(count)]
-        if behind_an_event:
-            record = Record.of(self.channel.state.head + 1, draft())
-            self.store.commit([record])
-            self.channel._committed(self.channel.state.epoch, [record], 0.0)
-        for reader in coming:
-            while reader.take() is not None:
-                pass
-            self.edges.append(Neighbour(reader))
-            park(reader, self.edges[-1])
-        self.readers += coming
-
-    async def publish(self, tenant: str = "t", count: int = 1) -> None:
-        await self.channel.publish([draft(tenant=tenant)] * count)
-
-    async def everybody_has_all(self) -> None:
-        await until(lambda: all(reader.position == self.channel.state.head for reader in self.readers))
-
-    @property
-    def lanes(self) -> list[int]:
-        """How many are in each, the largest first; those who are alone are not told."""
-        return sorted(Counter(id(each.lane) for each in self.readers if each.lane is not None).values(), reverse=True)
-
-
-@asynccontextmanager
-async def crowd(*, head: int = 1_000, limits: ChannelLimits | None = None) -> AsyncIterator[Crowd]:
-    store = Store()
-    store.commit([Record.of(seq, draft()) for seq in range(1, head + 1)])
-    async with (
-        asyncio.timeout(SECONDS),
-        channel_over(MemoryLog(store), limits) as channel,
-        AsyncExitStack() as stack,
-    ):
-        yield Crowd(store, channel, stack)
-        assert channel.failures() == []
 
 
 async def test_a_lane_takes_128_readers_and_no_more() -> None:
@@ -136,8 +77,8 @@ async def test_what_a_lane_counts_for_a_reader_is_what_was_written_to_it() -> No
             assert reader.lag_bytes == 0
             reader.unpark()
             assert reader.lag_bytes == 0
-        assert [edge.events for edge in here.edges] == [7, 5, 3]
-        assert {edge.last_seq for edge in here.edges} == {1_008}
+        assert [edge.events for edge in here.neighbours] == [7, 5, 3]
+        assert {edge.last_seq for edge in here.neighbours} == {1_008}
         assert here.channel.fanout.is_empty
 
 
@@ -169,3 +110,14 @@ async def test_what_reaches_the_end_of_a_subject_is_not_written_but_offered_to_e
             await until(lambda: first.position == second.position == 1_001)
             assert [[batch.ends for batch in edge.taken] for edge in edges] == [["done"]] * 2
             assert [edge.events for edge in edges] == [1, 1]  # each was offered it, and counts for itself
+
+
+async def test_equal_formats_share_a_lane_though_they_are_not_one_object() -> None:
+    class Equal(Neighbour):
+        def __init__(self, reader: Reader) -> None:
+            super().__init__(reader)
+            self.format = "".join(["by", "tes"])
+
+    async with crowd() as here:
+        await here.come(3, kind=Equal)
+        assert here.lanes == [3]
