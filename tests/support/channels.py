@@ -30,6 +30,19 @@ async def channel_over(log: Any, limits: ChannelLimits | None = None) -> AsyncIt
         await channel.close()
 
 
+@asynccontextmanager
+async def reading(
+    store: Store, wish: Anchor = Anchor.NOW, limits: ChannelLimits | None = None
+) -> AsyncIterator[tuple[Channel, Reader]]:
+    """A channel over a store, and one reader of it."""
+    async with (
+        asyncio.timeout(SECONDS),
+        channel_over(MemoryLog(store), limits) as channel,
+        channel.reader(MINE, await channel.resolve(wish)) as reader,
+    ):
+        yield channel, reader
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until it is so."""
     async with asyncio.timeout(SECONDS):
