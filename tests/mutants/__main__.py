@@ -13,26 +13,23 @@ from tests.mutants.mutations import Mutation, mutations
 from tests.mutants.trial import try_one, warm_up
 
 ROOT = Path(__file__).parents[2]
-# What is broken, and the tests that must notice. A module's own come first.
-PROTOCOL = "tests/unit/protocol"
 CLOCK = ("-p", "tests.support.clock")
+ALONE = ("--noconftest", *CLOCK)  # unit tests need nothing of the conftest, and it imports half of the rest
 CHANNEL = (*CLOCK, "tests/contract/test_channel.py")
 SCHEDULES = "every_reader_sees"  # takes ten times as long as all other tests of the channel
-ALONE = "--noconftest"  # the protocol's tests need nothing of it, and it imports half of the rest
 
 
 def oracle(module: str) -> list[list[str]]:
     """The tests of a module, as pytest's arguments: its own first, and what takes long last."""
     package, _, name = module.removeprefix("shared.").rpartition(".")
-    own = ROOT / "tests" / "unit" / package / f"test_{name}.py"
-    first = [[ALONE, *CLOCK, str(own)]] if own.exists() else []
-    if package == "protocol":
-        return [*first, [ALONE, PROTOCOL, f"--ignore={own}"]]
-    return [
-        *first,
-        [*CHANNEL, "-k", f"not postgres and not {SCHEDULES}"],
-        [*CHANNEL, "-k", f"not postgres and {SCHEDULES}"],
-    ]
+    folder = ROOT / "tests" / "unit" / package
+    own = folder / f"test_{name}.py"
+    tests = [[*ALONE, str(own)]] if own.exists() else []
+    tests.append([*ALONE, str(folder), f"--ignore={own}"])
+    if package == "channel":
+        tests.append([*CHANNEL, "-k", f"not postgres and not {SCHEDULES}"])
+        tests.append([*CHANNEL, "-k", f"not postgres and {SCHEDULES}"])
+    return tests
 
 
 def modules(packages: list[str]) -> list[tuple[str, Path]]:
