@@ -116,31 +116,35 @@ async def test_the_lag_of_a_live_reader_is_what_its_filter_wants_and_it_has_not_
             told.append((reader.lag_bytes, reader.over_budget))
         assert told == [(SIZE, False), (2 * SIZE, False), (3 * SIZE, True)]
         assert seqs(reader.take()) == [1, 3, 5]
+        assert reader.position == channel.state.head == 6
         assert (reader.lag_bytes, reader.over_budget) == (0, False)
 
 
 async def test_what_a_reader_has_read_from_the_log_is_no_lag() -> None:
-    async with reading(store_of("log", "log"), Anchor.START) as (channel, reader):
+    limits = ChannelLimits(batch_bytes=1)
+    async with reading(store_of("log", "log", "log"), Anchor.START, limits) as (channel, reader):
         assert reader.behind
         await channel.publish([draft()])
-        assert reader.lag_bytes == 0  # it is not live yet
-        assert seqs(await reader.read()) == [1, 2]
-        assert reader.lag_bytes == SIZE
-        assert seqs(reader.take()) == [3]
+        told = []
+        for _ in range(3):
+            told.append(reader.lag_bytes)  # it is not live yet
+            await reader.read()
+        assert [*told, reader.lag_bytes] == [0, 0, 0, SIZE]
+        assert seqs(reader.take()) == [4]
         assert reader.lag_bytes == 0
 
 
 async def test_what_a_lagging_reader_is_not_sent_is_counted() -> None:
     async with reading(Store()) as (channel, reader):
         assert reader.take(lagging=True) is None
-        await channel.publish([draft("snapshot")] * 3 + [draft("log")] * 2)
+        await channel.publish([draft("snapshot")] * 4 + [draft("log")] * 2)
         batch = reader.take(lagging=True)
         assert batch is not None
         assert (batch.conflated, batch.after, batch.upto, batch.size) == (
-            2,
+            3,
             0,
-            5,
-            5 * Record.of(1, draft()).size + 15,
+            6,
+            6 * SIZE + 4 * (len("snapshot") - len("log")),
         )
 
 
@@ -214,6 +218,30 @@ async def test_a_restart_begins_with_all_that_is_kept() -> None:
         assert (reader.position, reader.live_from, reader.epoch) == (3, 7, "epoch1")
         assert seqs(await reader.next()) == [4, 5, 6, 7]
         reader.close()
+
+
+@pytest.mark.parametrize("epoch", ["a", "z"])
+async def test_a_reader_of_another_epoch_is_stale_however_they_sort(epoch: str) -> None:
+    store = store_of("log", "log", "log")
+    async with reading(store, Anchor.START) as (_, reader):
+        stale = [reader.stale]
+        store.state = LogState(epoch, 3, 1)
+        batch = await reader.read()
+        assert (batch.epoch, batch.after, batch.upto, batch.count) == ("epoch0", 0, 0, 0)
+        assert [*stale, reader.stale] == [False, True]
+        assert str((await reader.restart()).reset) == "epoch_changed"
+        assert reader.epoch == epoch
+        assert seqs(await reader.read()) == [1, 2, 3]
+
+
+async def test_an_epoch_is_the_same_when_it_is_called_the_same() -> None:
+    store = store_of("log", "log", "log")
+    async with reading(store, Anchor.START) as (channel, reader):
+        store.state = LogState("".join(["epo", "ch0"]), 3, 1)  # equal, and another object, as from a database
+        channel.state = LogState("".join(["epoch", "0"]), 3, 1)
+        assert not reader.stale
+        assert seqs(await reader.read()) == [1, 2, 3]
+        assert str((await reader.restart()).reset) == "history_trimmed"
 
 
 async def test_what_fails_while_a_consumer_waits_is_raised_to_it() -> None:
