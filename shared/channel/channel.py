@@ -58,6 +58,7 @@ class Channel:
         self._appender = Appender(event_log, self._committed)
         self._pages: dict[tuple[Filter, int], asyncio.Task[tuple[Batch, ...]]] = {}
         self._next_question: asyncio.Task[LogState] | None = None
+        self._questions: set[asyncio.Task[LogState]] = set()  # that one, and the one under way
         self._asking = asyncio.Lock()
         self._epochs = 0  # how many have been seen: what was asked in one must not be believed in the next
 
@@ -73,7 +74,7 @@ class Channel:
     async def close(self) -> None:
         """Commit what was accepted, then stop. Readers must have been ended before."""
         await self._appender.close()
-        await end(*self._pages.values(), self._next_question)
+        await end(*self._pages.values(), *self._questions)
         await self._keeper.close()
         await self._log.close()
 
@@ -120,6 +121,8 @@ class Channel:
         """
         if self._next_question is None:
             self._next_question = asyncio.create_task(self._ask(), name="state")
+            self._questions.add(self._next_question)
+            self._next_question.add_done_callback(self._questions.discard)
         return await asyncio.shield(self._next_question)
 
     async def _ask(self) -> LogState:

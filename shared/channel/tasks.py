@@ -26,7 +26,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
-        self._failing: dict[str, str] = {}
+        self._failing: set[str] = set()
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` again and again until `close`."""
@@ -43,11 +43,11 @@ class Keeper:
         loop = asyncio.get_running_loop()
         while True:
             since = loop.time()
-            healthy = loop.call_later(PAUSE_SECONDS * 2, self._failing.pop, name, None)
+            healthy = loop.call_later(PAUSE_SECONDS * 2, self._failing.discard, name)
             try:
                 await work()
             except Exception as error:
-                self._failing[name] = str(error) or type(error).__name__
+                self._failing.add(name)
                 log.error("a background task failed and begins again", exc_info=error, extra={"task": name})
             finally:
                 healthy.cancel()

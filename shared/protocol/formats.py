@@ -99,7 +99,8 @@ def _repack(message: bytes) -> bytes:
 
 def _integer(digits: str) -> object:
     """Beyond 64 bits as the text of the digits: rather that than a wrong number."""
-    return int(digits) if len(digits) < 20 else digits
+    number = int(digits) if len(digits) <= 20 else 2**64  # int() takes no more than 4,300
+    return number if -(2**63) <= number < 2**64 else digits
 
 
 class NdjsonFormat(Struct, frozen=True):

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -19,7 +19,7 @@ from shared.channel import appender as appender_module
 from shared.channel import reader as reader_module
 from shared.channel.batch import Batch
 from shared.channel.channel import Channel, ChannelLimits
-from shared.channel.lanes import READERS_PER_LANE, Lane
+from shared.channel.lanes import READERS_PER_LANE
 from shared.channel.log import Command, Committed, HistoryTrimmed, LogUnavailable, Outcome, Page, Transaction
 from shared.channel.reader import Reader
 from shared.channel.start import Start
@@ -29,6 +29,7 @@ from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor, LogState, Position, ResetReason
 from shared.protocol.record import OVERHEAD_BYTES, Draft, Record
 from tests.contract.places import Place, PostgresPlace
+from tests.support.channels import SECONDS, Listening, Neighbour, channel_over, park, seqs, until
 from tests.support.memory_log import MemoryLog, Store
 from tests.unit.protocol.sample import SCHEMA, draft
 
@@ -37,7 +38,6 @@ MINE = Filter(tenant="t")
 RUN = Filter(tenant="t", subjects=("run/1",))
 SEEDS = [*range(57), 327, 827, 864]  # the last three found something
 POSTGRES_SEEDS = range(3)
-SECONDS = 10.0
 
 FILTERS = [
     ALL,
@@ -64,16 +64,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def channel_over(log: Any, limits: ChannelLimits | None = None) -> AsyncIterator[Channel]:
-    channel = Channel(log, SCHEMA, limits)
-    await channel.start()
-    try:
-        yield channel
-    finally:
-        await channel.close()
-
-
-@asynccontextmanager
 async def at_the_head(
     log: Any, limits: ChannelLimits | None = None, filter: Filter = MINE
 ) -> AsyncIterator[tuple[Channel, Reader]]:
@@ -92,82 +82,6 @@ def is_behind(reader: Reader) -> bool:
 
 def is_over(reader: Reader) -> bool:
     return reader.over_budget
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so."""
-    async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110  what is waited for has no event of its own
-            await asyncio.sleep(0)
-
-
-def seqs(batch: Batch | None) -> list[int]:
-    assert batch is not None
-    return [item.seq for item in batch.items if isinstance(item, Record)]
-
-
-class Listening:
-    """An edge: takes what is offered while parked, and is woken otherwise."""
-
-    def __init__(self, reader: Reader, ready: Callable[[], bool] = lambda: True) -> None:
-        self.taken: list[Batch] = []
-        self.woken = asyncio.Event()
-        self._reader = reader
-        self._ready = ready
-
-    def offer(self, batch: Batch) -> bool:
-        self.taken.append(batch)
-        if self._ready():
-            return True
-        self.woken.set()
-        return False
-
-    def wake(self) -> None:
-        self.woken.set()
-
-    def fail(self, error: Exception) -> None:
-        self.woken.set()
-
-
-class Neighbour(Listening):
-    """An edge whose socket is sent to beside others'; with `ready` false, it does not take all of it."""
-
-    format = "bytes"
-    wires: ClassVar[dict[bytes, Batch]] = {}
-
-    def __init__(self, reader: Reader, ready: Callable[[], bool] = lambda: True) -> None:
-        super().__init__(reader, ready)
-        self.events = 0
-        self.last_seq = 0
-
-    def render(self, batch: Batch) -> bytes:
-        wire = str(id(batch)).encode()
-        self.wires[wire] = batch
-        return wire
-
-    def send(self, wire: bytes) -> int:
-        assert self._reader.parked
-        self.taken.append(self.wires[wire])
-        return len(wire) if self._ready() else 1
-
-    def write(self, rest: bytes) -> None:
-        assert next(wire for wire, batch in self.wires.items() if batch is self.taken[-1])[1:] == rest
-        self._reader.rouse()
-
-    def offer(self, batch: Batch) -> bool:
-        self.events += batch.count
-        return super().offer(batch)
-
-    def joined(self, lane: Lane) -> None:
-        self.events -= lane.events
-
-    def left(self, lane: Lane) -> None:
-        self.events += lane.events
-        self.last_seq = lane.last_seq
-
-
-def park(reader: Reader, listener: Listening) -> None:
-    reader.park(listener, listener if isinstance(listener, Neighbour) else None)
 
 
 # ── schedules ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,20 +13,23 @@ from tests.mutants.mutations import Mutation, mutations
 from tests.mutants.trial import try_one, warm_up
 
 ROOT = Path(__file__).parents[2]
-# What is broken, and the tests that must notice. A module's own come first.
-PROTOCOL = "tests/unit/protocol"
-CHANNEL = ("tests/contract/test_channel.py", "-k", "not postgres")
-ALONE = "--noconftest"  # the protocol's tests need nothing of it, and it imports half of the rest
+CLOCK = ("-p", "tests.support.clock")
+ALONE = ("--noconftest", *CLOCK)  # unit tests need nothing of the conftest, and it imports half of the rest
+CHANNEL = (*CLOCK, "tests/contract/test_channel.py")
+SCHEDULES = "every_reader_sees"  # takes ten times as long as all other tests of the channel
 
 
 def oracle(module: str) -> list[list[str]]:
-    """The tests of a module, as pytest's arguments: its own first."""
+    """The tests of a module, as pytest's arguments: its own first, and what takes long last."""
     package, _, name = module.removeprefix("shared.").rpartition(".")
-    if package == "protocol":
-        own = ROOT / PROTOCOL / f"test_{name}.py"
-        others = [ALONE, PROTOCOL, f"--ignore={own}"]
-        return [[ALONE, str(own)], others] if own.exists() else [others]
-    return [list(CHANNEL)]
+    folder = ROOT / "tests" / "unit" / package
+    own = folder / f"test_{name}.py"
+    tests = [[*ALONE, str(own)]] if own.exists() else []
+    tests.append([*ALONE, str(folder), f"--ignore={own}"])
+    if package == "channel":
+        tests.append([*CHANNEL, "-k", f"not postgres and not {SCHEDULES}"])
+        tests.append([*CHANNEL, "-k", f"not postgres and {SCHEDULES}"])
+    return tests
 
 
 def modules(packages: list[str]) -> list[tuple[str, Path]]:

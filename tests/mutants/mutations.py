@@ -42,10 +42,10 @@ def mutations(path: Path, module: str) -> Iterator[Mutation]:
         made = operator()
         nodes = list(trees.ast_nodes(trees.get_ast(source)))
         for occurrence, start in enumerate(start for node in nodes for start, _ in made.mutation_positions(node)):
-            code = mutate_code(source, made, occurrence)
             try:
+                code = mutate_code(source, made, occurrence)
                 shape = _shape(code)
-            except SyntaxError:
+            except (SyntaxError, AttributeError):  # the latter: it cannot replace one of `except (A, module.B)`
                 continue
             if shape not in seen:
                 seen.add(shape)
@@ -53,11 +53,17 @@ def mutations(path: Path, module: str) -> Iterator[Mutation]:
 
 
 def _shape(code: str) -> str:
-    """What it is as a program. How a class is declared (`frozen=True`) is left out: mypy holds us to that."""
+    """What it is as a program. How a class is declared (`frozen=True`) and which arguments are given by name (`*`, `/`)
+    is left out: mypy holds us to that.
+    """
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             node.keywords = []
+        elif isinstance(node, ast.arguments):
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults += [default for default in node.kw_defaults if default is not None]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
     return ast.dump(tree)
 
 

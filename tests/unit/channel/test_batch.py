@@ -59,6 +59,18 @@ def test_the_part_of_a_batch_up_to_a_seq_has_what_lies_there(page_at: tuple[int,
     assert part.size == sum(item.size for item in part.items if isinstance(item, Record))
 
 
+def test_a_batch_is_filled_to_its_last_byte() -> None:
+    records = tuple(record(seq, data=b"x" * 100) for seq in (1, 2, 3, 4))
+    page, size = Page(records, 4, LogState("e", 4, 1)), records[0].size
+    for max_bytes, counts in ((2 * size, [2, 2]), (2 * size - 1, [1, 1, 1, 1]), (3 * size - 1, [2, 2])):
+        assert [batch.count for batch in batches(ONE, "e", 0, page, max_bytes)] == counts
+
+
+def test_a_batch_of_nothing_weighs_nothing_and_has_left_nothing_out() -> None:
+    empty = Batch("e", 1, 9, ())
+    assert (empty.count, empty.size, empty.conflated, empty.end, empty.ends) == (0, 0, 0, None, None)
+
+
 def test_the_last_seq_of_a_batch_is_that_of_what_it_shows() -> None:
     assert Batch("e", 1, 9, ()).last_seq == 9
     assert Batch("e", 1, 9, [record(3), record(5)]).last_seq == 5

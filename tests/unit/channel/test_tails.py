@@ -103,3 +103,15 @@ class AgainstLists(RuleBasedStateMachine):
 def test_tails_do_what_lists_do() -> None:
     AgainstLists.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
     AgainstLists.TestCase("runTest").runTest()
+
+
+def test_tails_are_filled_to_the_last_byte_also_after_a_new_epoch() -> None:
+    size = record(1, data=b"x" * 100).size
+    for spare, kept in ((0, 3), (-1, 2)):
+        tails = Tails(3 * size + spare)
+        for _ in range(2):
+            tail = tails.open(FILTERS[0], 0)
+            for seq in (1, 2, 3):
+                tails.append(record(seq, data=b"x" * 100))
+            assert len(tail.after(tail.floor, 10**9, 10**9)) == kept
+            tails.clear()

@@ -111,6 +111,7 @@ def test_a_pattern_beside_the_family_names_nothing(pattern: str) -> None:
 
 
 def test_patterns_are_bounded_in_number_length_and_stars() -> None:
+    assert (MAX_PATTERNS, MAX_PATTERN, MAX_STARS) == (64, 100, 3)
     most = [f"custom.{number}" for number in range(MAX_PATTERNS)]
     assert len(SCHEMA.select(most)) == MAX_PATTERNS
     longest = "custom." + "x" * (MAX_PATTERN - len("custom."))

@@ -128,6 +128,8 @@ def test_the_primary_type_has_no_event_line_and_all_else_has() -> None:
     assert SseFormat(primary="log").records("e", records) == (
         b"id: e-1\ndata: {}\n\n" + b"id: e-2\nevent: status\ndata: {}\n\n"
     )
+    from_a_database = "".join(["l", "og"])  # equal, and another object
+    assert SseFormat(primary="log").records("e", [record(1, from_a_database, data=b"{}")]) == b"id: e-1\ndata: {}\n\n"
     assert SseFormat().records("e", records[:1]) == b"id: e-1\nevent: log\ndata: {}\n\n"
     assert SseFormat(primary="log").control("e-2", Bookmark()) == (
         b'id: e-2\nevent: bookmark\ndata: {"type":"bookmark"}\n\n'
@@ -159,6 +161,24 @@ def test_a_number_that_messagepack_cannot_hold_is_no_reason_to_fail(number: str)
     data = b'{"type":"log","n":%b}' % number.encode()
     ((_, event),) = read_msgpack(MessagePackFormat().records("e", [record(1, data=data)]))
     assert event["type"] == "log"
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        ("18446744073709551615", 2**64 - 1),
+        ("18446744073709551616", "18446744073709551616"),
+        ("-9223372036854775808", -(2**63)),
+        ("-9223372036854775809", "-9223372036854775809"),
+        ("99999999999999999999", "99999999999999999999"),
+        ("1" + "0" * 5000, "1" + "0" * 5000),
+        ("7", 7),
+    ],
+)
+def test_beside_a_number_that_is_text_for_messagepack_only_such_are_text(number: str, told: object) -> None:
+    data = b'{"n":%b,"beyond":%b}' % (number.encode(), b"9" * 30)
+    ((_, event),) = read_msgpack(MessagePackFormat().records("e", [record(1, data=data)]))
+    assert event == {"n": told, "beyond": "9" * 30}
 
 
 def test_equal_formats_are_one_key_so_that_readers_share_the_bytes() -> None:

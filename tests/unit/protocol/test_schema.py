@@ -106,6 +106,12 @@ def test_a_draft_that_does_not_fit_is_refused_with_what_is_allowed(fields: dict[
     assert words in str(caught.value)
 
 
+def test_who_sets_a_field_in_vain_is_told_all_that_can_be_set() -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        SCHEMA.build({"type": "log", "line": 1, "colour": "red"}, GIVEN, SCHEMA.names)
+    assert str(caught.value) == "log has no field 'colour' to set; allowed: line, text"
+
+
 def test_a_field_that_the_service_knows_cannot_be_set_by_a_publisher() -> None:
     with pytest.raises(InvalidEvent, match="no field 'attempt' to set; allowed: status"):
         SCHEMA.build({"type": "status", "status": "x", "attempt": 9}, {**GIVEN, "attempt": 1}, SCHEMA.names)
@@ -174,6 +180,13 @@ def test_an_event_class_without_a_name_is_refused() -> None:
 
     with pytest.raises(TypeError, match="Nameless names no type"):
         Schema([Nameless])
+
+
+def test_a_name_may_sort_before_that_of_its_class() -> None:
+    class Zulu(Event, frozen=True, kw_only=True, tag="Alpha"):
+        pass
+
+    assert Schema([Zulu]).names == ("Alpha",)
 
 
 def test_the_json_schema_describes_every_type() -> None:

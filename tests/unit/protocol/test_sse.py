@@ -163,6 +163,21 @@ def test_retry_is_digits_only_and_kept() -> None:
         assert decoder.retry == retry
 
 
+@pytest.mark.parametrize("name", ["", "DATA", "dat", "eve", "i", "ie", "retr", "retrying", "z"])
+def test_a_field_that_nobody_knows_says_nothing(name: str) -> None:
+    decoder = SseDecoder()
+    stream = b"event: log\nid: 1\nretry: 5\ndata: x\n%b: 7\n\n" % name.encode()
+    assert list(decoder.decode(stream)) == [SseMessage(event="log", data="x", id="1", retry=5)]
+
+
+def test_the_longest_retry_has_ten_digits() -> None:
+    decoder = SseDecoder()
+    assert list(decoder.decode(b"retry: 9999999999\n")) == []
+    assert decoder.retry == 9_999_999_999
+    assert list(decoder.decode(b"retry: 10000000000\n")) == []
+    assert decoder.retry == 9_999_999_999
+
+
 def test_an_absurd_retry_does_not_end_the_stream() -> None:
     # int() refuses more than 4,300 digits
     assert [m.data for m in decode(b"retry: " + b"9" * 5000 + b"\ndata: x\n\n")] == ["x"]

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -87,7 +87,21 @@ def test_evicted_events_are_let_go_at_once_and_their_places_in_time() -> None:
     assert [r.seq for r in tail.after(4000, 10**9, 10**9)] == list(range(4001, 5001))
 
 
+def test_a_tail_that_loses_as_much_as_it_gets_stays_as_small_as_it_is() -> None:
+    tail = Tail(ALL, 0)
+    kept: list[Record] = []
+    for seq in range(1, 3001):
+        kept.append(record(seq))
+        tail.append(kept[-1])
+        if len(kept) > 10:
+            tail.evict(kept.pop(0))
+    assert len(tail._records) <= 2 * 10 + module._COMPACT_AFTER
+    assert tail.after(tail.floor, 10**9, 10**9) == kept
+
+
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.integers(0, 100), st.integers(0, 1500))
+@example([100, 50, 50, 1], 0, 200)
+@example([100, 50, 50, 1], 0, 199)
 def test_what_is_returned_together_is_bounded_by_what_its_frames_take(
     sizes: list[int], overhead: int, max_bytes: int
 ) -> None:
