@@ -47,6 +47,7 @@ def measure_history(contender: Contender, sizes: tuple[int, ...]) -> list[Histor
             for first in range(len(found) * own + 1, (len(found) + 1) * own, 100):
                 control.request(worker.publish(first, 100))
             stored = size
+            server.await_quiet(1.0)  # it reads what others have written, and is at that for as long as it takes
             found.append(_measure(size, server, worker, control))
         control.close()
     return found

@@ -125,9 +125,9 @@ async def _flood(client: httpx.AsyncClient, server: Server, lines: int, viewers:
             await asyncio.wait(watching, timeout=PATIENCE_SECONDS)
         for task in watching:
             task.cancel()
-    dropped = await _dropped(client, path)
+    dropped, told = await _dropped(client, path)
     await client.delete(path)
-    own = 2  # the service's line at the launch, and the program's own at the end
+    own = 2 + told  # the service's lines: at the launch, and where some were dropped; and the program's at the end
     cpu = after.user + after.system - before.user - before.system
     return Capture(viewers, lines, page["last_line"] - own, dropped, seconds, cpu)
 
@@ -146,13 +146,15 @@ async def _last(client: httpx.AsyncClient, path: str, message: str) -> dict[str,
     return page if page["data"] and page["data"][0]["message"] == message else None
 
 
-async def _dropped(client: httpx.AsyncClient, path: str) -> int:
-    total, after, more = 0, 0, True
+async def _dropped(client: httpx.AsyncClient, path: str) -> tuple[int, int]:
+    """How many lines were dropped, and how many lines say so."""
+    total, told, after, more = 0, 0, 0, True
     while more:
         page = (await client.get(f"{path}/logs?q=lines dropped&after={after}&limit=5000")).json()
-        total += sum(event.get("dropped") or 0 for event in page["data"])
+        dropped = [event["dropped"] for event in page["data"] if event.get("dropped")]
+        total, told = total + sum(dropped), told + len(dropped)
         after, more = (page["data"][-1]["line"] if page["data"] else 0), page["more"]
-    return total
+    return total, told
 
 
 async def _latencies(client: httpx.AsyncClient, ticks: int) -> list[float]:

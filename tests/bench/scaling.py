@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tests.bench.contenders import Contender
+from tests.bench.contenders import BARE, Contender
 from tests.bench.history import measure_history
 from tests.bench.ingest import measure_ingest
 from tests.bench.measure import Bench, start
@@ -64,7 +64,7 @@ def measure_scaling(contender: Contender, equip: Equip, axis: Axis) -> list[Seri
 
 
 def _readers(contender: Contender, equip: Equip, axis: Axis) -> list[Series]:
-    costs, memory = [], []
+    costs, memory, bare = [], [], []
     for count in axis.readers:
         bench = start(equip(contender), count)
         try:
@@ -72,10 +72,20 @@ def _readers(contender: Contender, equip: Equip, axis: Axis) -> list[Series]:
             memory.append((count, bench.kilobytes_per_reader))
         finally:
             bench.close()
-    why = "a publish costs about a millisecond however many read it, which few readers share among them"
+        beside = start(BARE, count)
+        try:
+            bare.append((count, _cost(beside, axis)))
+        finally:
+            beside.close()
+    grows, cost = "readers of one subject", "µs of server CPU a delivery"
+    why = (
+        "a publish costs about a millisecond however many read it, which few readers share among them; of many readers "
+        "not even the kernel's part fits into the caches, as the bare loop shows"
+    )
     return [
-        Series("more readers", "readers of one subject", "µs of server CPU a delivery", tuple(costs), why),
-        Series("more readers, memory", "readers of one subject", "KB a reader", tuple(memory)),
+        Series("more readers", grows, cost, tuple(costs), why),
+        Series("more readers, a bare loop of sends", grows, cost, tuple(bare)),
+        Series("more readers, memory", grows, "KB a reader", tuple(memory)),
     ]
 
 

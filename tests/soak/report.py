@@ -62,7 +62,7 @@ svg {{ width: 100%; background: #f6f7f9 }} polyline {{ fill: none; stroke: #2563
 pre {{ overflow-x: auto }} @media (prefers-color-scheme: dark) {{ body {{ background: #111; color: #ddd }}
 svg {{ background: #1c1f24 }} polyline {{ stroke: #7aa2ff }} }}</style>
 <h1>Soak</h1>
-<pre>{escape(text(outcome))}</pre>
+<pre style="white-space: pre-wrap">{escape(text(outcome))}</pre>
 {drawn}
 """
 
