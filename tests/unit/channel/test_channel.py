@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.channel.channel import FEED_PAGE_EVENTS, SMALL_CHANGE_BYTES, Channel, ChannelLimits
-from shared.channel.log import Command, Committed, LogUnavailable, Outcome, Page, Transaction
+from shared.channel.log import Committed, LogUnavailable, Outcome, Page, Transaction
 from shared.channel.reader import Reader
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor, LogState, Position, ResetReason
@@ -368,14 +368,13 @@ async def test_a_log_that_cannot_be_reached_at_the_start_is_told() -> None:
         await channel.start()
 
 
-async def test_following_ends_what_it_began_when_it_is_closed() -> None:
-    log = told()
-    async with asyncio.timeout(SECONDS), channel_over(log) as channel:
+async def test_following_loses_nothing_however_far_it_is_behind_and_ends_what_it_began() -> None:
+    async with asyncio.timeout(SECONDS), channel_over(told(), ChannelLimits(lag_budget_bytes=1)) as channel:
         following = channel.follow(MINE, await channel.resolve(Anchor.START))
-        assert [(await anext(following)).seq for _ in range(2)] == [1, 2]
-        assert len(channel.readers) == 1
+        assert [(await anext(following)).seq for _ in range(3)] == [1, 2, 3]
         (reader,) = channel.readers
-        assert not reader.over_budget
+        await channel.publish([draft()] * 5)
+        assert (reader.is_history, reader.lag_bytes > 1, reader.over_budget) == (False, True, False)
+        assert [(await anext(following)).seq for _ in range(5)] == [4, 5, 6, 7, 8]
         await following.aclose()
         assert channel.readers == set()
-        await log.append([Command([draft()])])
