@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.channel.channel import FEED_PAGE_EVENTS, SMALL_CHANGE_BYTES, Channel, ChannelLimits
-from shared.channel.log import Command, Committed, LogUnavailable, Outcome, Page, Transaction
+from shared.channel.log import Committed, LogUnavailable, Outcome, Page, Transaction
 from shared.channel.reader import Reader
 from shared.protocol.filter import Filter
 from shared.protocol.position import Anchor, LogState, Position, ResetReason
@@ -250,8 +250,42 @@ async def test_what_is_published_here_reaches_the_tails_at_once_unless_something
         assert seqs(reader.take()) == [4, 5, 6, 7]
 
 
-@pytest.mark.parametrize(("ends", "over"), [(DELETED, True), ("failed", False), (None, False)])
-async def test_when_a_subject_is_deleted_all_look_anew(ends: str | None, over: bool) -> None:
+@pytest.mark.parametrize(("epoch", "head"), [("epoch", 3), ("epoch0", 4), ("epoch00", 3)])
+async def test_what_was_committed_in_another_epoch_does_not_reach_the_tails(epoch: str, head: int) -> None:
+    async with at_the_head(told()) as (channel, reader):
+        assert reader.take() is None
+        channel._committed("".join(list(epoch)), [Record.of(4, draft())], 0.0)
+        assert channel.state == LogState("epoch0", head, 1)
+
+
+@pytest.mark.parametrize("epoch", ["before", "later"])
+async def test_an_answer_from_before_a_new_epoch_is_worth_nothing_however_they_sort(epoch: str) -> None:
+    log = told()
+    async with asyncio.timeout(SECONDS), channel_over(log) as channel:
+        before, epochs = channel.state, channel._epochs
+        log.store.state = LogState(epoch, 2, 1)
+        log.news.put_nowait(log.store.state)
+        await until(lambda: channel.state == log.store.state)
+        assert not channel._learn(before, epochs)
+        assert channel._learn(LogState("".join(list(epoch)), 2, 2), epochs)  # unless it is of the epoch that is now
+        assert channel.state == LogState(epoch, 2, 2)
+
+
+async def test_news_of_an_epoch_that_is_called_the_same_are_news() -> None:
+    log = told()
+    async with at_the_head(log) as (channel, reader):
+        assert reader.take() is None
+        log.store.commit([Record.of(4, draft())])
+        log.news.put_nowait(LogState("".join(["epoch", "0"]), 4, 1))  # equal, and another object
+        assert seqs(await reader.next()) == [4]
+        assert (channel._epochs, log.states) == (0, 0)
+        log.store.state = LogState("".join(["epo", "ch0"]), 4, 1)
+        await channel.ask()
+        assert (channel._epochs, len(channel.tails)) == (0, 1)
+
+
+@pytest.mark.parametrize(("ends", "over"), [(DELETED, True), ("".join(["del", "eted"]), True), ("failed", False)])
+async def test_when_a_subject_is_deleted_all_look_anew(ends: str, over: bool) -> None:
     log = told()
     async with asyncio.timeout(SECONDS), channel_over(log) as channel:
         start = await channel.resolve(Anchor.NOW)
@@ -334,14 +368,13 @@ async def test_a_log_that_cannot_be_reached_at_the_start_is_told() -> None:
         await channel.start()
 
 
-async def test_following_ends_what_it_began_when_it_is_closed() -> None:
-    log = told()
-    async with asyncio.timeout(SECONDS), channel_over(log) as channel:
+async def test_following_loses_nothing_however_far_it_is_behind_and_ends_what_it_began() -> None:
+    async with asyncio.timeout(SECONDS), channel_over(told(), ChannelLimits(lag_budget_bytes=1)) as channel:
         following = channel.follow(MINE, await channel.resolve(Anchor.START))
-        assert [(await anext(following)).seq for _ in range(2)] == [1, 2]
-        assert len(channel.readers) == 1
+        assert [(await anext(following)).seq for _ in range(3)] == [1, 2, 3]
         (reader,) = channel.readers
-        assert not reader.over_budget
+        await channel.publish([draft()] * 5)
+        assert (reader.is_history, reader.lag_bytes > 1, reader.over_budget) == (False, True, False)
+        assert [(await anext(following)).seq for _ in range(5)] == [4, 5, 6, 7, 8]
         await following.aclose()
         assert channel.readers == set()
-        await log.append([Command([draft()])])
