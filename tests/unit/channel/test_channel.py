@@ -271,6 +271,21 @@ async def test_an_answer_from_before_a_new_epoch_is_worth_nothing_however_they_s
         assert channel.state == LogState(epoch, 2, 2)
 
 
+@pytest.mark.parametrize("epoch", ["before", "zulu"])
+async def test_an_epoch_that_was_over_before_the_log_answered_moves_no_head(epoch: str) -> None:
+    log = told()
+    async with asyncio.timeout(SECONDS), channel_over(log) as channel:
+        log.gate.clear()
+        log.store.state = LogState("middle", 9, 1)
+        log.news.put_nowait(log.store.state)
+        await until(lambda: log.states == 1)
+        log.store.state = LogState(epoch, 3, 1)
+        assert channel._learn(log.store.state, channel._epochs)
+        log.gate.set()
+        await turns()
+        assert channel.state == log.store.state
+
+
 async def test_news_of_an_epoch_that_is_called_the_same_are_news() -> None:
     log = told()
     async with at_the_head(log) as (channel, reader):
