@@ -56,7 +56,7 @@ lock: $(STAMP)-dev  ## Redo the lock files from pyproject.toml; UPGRADE=1 takes 
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-bench: $(STAMP)-dev  ## Measure, and compare with the bars we set ourselves; FULL=1 takes an hour
+bench: $(STAMP)-dev  ## Measure, and compare with the bars we set ourselves; FULL=1 goes up to ten million events
 	@exec $(BIN)/python -m tests.bench $(if $(FULL),--full) $(ARGS)
 
 screenshots: $(STAMP)-dev  ## Take pictures of all pages into build/screenshots; ARGS="scene …" names some

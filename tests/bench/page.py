@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from tests.bench.rows import Row
+from tests.bench.rows import Row, shown
 from tests.bench.scaling import Series
 
 _STYLE = """
@@ -55,11 +55,11 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _row(row: Row) -> str:
-    theirs = "" if row.baseline is None else f"{row.baseline:,.3g} {row.unit}"
+    theirs = "" if row.baseline is None else f"{shown(row.baseline, 3)} {row.unit}"
     ratio = "" if row.ratio is None else f"{row.ratio:.3f}" + ("" if row.spread is None else f" ± {row.spread:.3f}")
-    bar = f"{'≥' if row.at_least else '≤'} {row.bar:,.4g}"
+    bar = f"{'≥' if row.at_least else '≤'} {shown(row.bar)}"
     verdict = "reached" if row.reached else '<span class="missed">missed</span>'
-    cells = (escape(row.what), f"{row.own:,.4g} {row.unit}", row.against, theirs, ratio, bar, verdict)
+    cells = (escape(row.what), f"{shown(row.own)} {row.unit}", row.against, theirs, ratio, bar, verdict)
     return "<tr>" + "".join(f"<td>{cell}" for cell in cells) + "</tr>"
 
 
@@ -71,7 +71,7 @@ def _bars(title: str, values: Sequence[tuple[str, float]]) -> str:
         kind = "bar own" if name.startswith("tailrace") else "bar"
         drawn.append(
             f'<text x="0" y="{y + 8}">{escape(name)}</text><rect class="{kind}" x="0" y="{y + 12}" width="{width:.1f}" '
-            f'height="9"/><text class="value" x="{width + 6:.1f}" y="{y + 20}">{value:,.3g}</text>'
+            f'height="9"/><text class="value" x="{width + 6:.1f}" y="{y + 20}">{shown(value, 3)}</text>'
         )
     svg = f'<svg viewBox="0 0 310 {len(values) * 30 + 10}" role="img">{"".join(drawn)}</svg>'
     return f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>"
@@ -90,7 +90,7 @@ def _line(series: Series) -> str:
     path = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
     marks = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/><text class="value" x="{x:.1f}" y="{y - 8:.1f}" '
-        f'text-anchor="middle">{value:,.3g}</text>'
+        f'text-anchor="middle">{shown(value, 3)}</text>'
         f'<text x="{x:.1f}" y="166" text-anchor="middle">{_short(amount)}</text>'
         for (x, y), (amount, value) in zip(spots, series.points, strict=True)
     )

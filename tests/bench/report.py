@@ -9,7 +9,7 @@ from tests.bench.latency import Latency
 from tests.bench.measure import Bench
 from tests.bench.previews import Previews
 from tests.bench.resume import Resume
-from tests.bench.rows import cost, ratio
+from tests.bench.rows import cost, ratio, shown
 from tests.bench.scaling import Series
 
 
@@ -85,7 +85,7 @@ def scaling_table(series: Sequence[Series]) -> Iterator[str]:
     """One line each."""
     yield "\nas there is more of it"
     for each in series:
-        points = "".join(f"{f'{amount:,.0f}: {value:,.3g}':>20}" for amount, value in each.points)
+        points = "".join(f"{f'{amount:,.0f}: {shown(value, 3)}':>20}" for amount, value in each.points)
         yield f"  {f'{each.name}, {each.costs}':<62}{points}"
         if each.why:
             yield f"      {each.why}"

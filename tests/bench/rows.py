@@ -16,6 +16,11 @@ from tests.bench.resume import Resume
 US: Final = "µs"
 
 
+def shown(value: float, digits: int = 4) -> str:
+    """With so many digits, and never with an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.{digits}g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """`own` and `baseline` in `unit`; the bar is the most that `judged` may be, or the least when `at_least`."""
@@ -41,11 +46,11 @@ class Row:
         return None if self.baseline is None else self.judged
 
     def __str__(self) -> str:
-        baseline = "" if self.baseline is None else f"{self.baseline:,.3g}"
+        baseline = "" if self.baseline is None else shown(self.baseline, 3)
         ratio = "" if self.baseline is None else f"{self.judged:.3f}"
-        bar = f"{'≥' if self.at_least else '≤'} {self.bar:,.4g}"
+        bar = f"{'≥' if self.at_least else '≤'} {shown(self.bar)}"
         return (
-            f"{self.what:<52}{self.own:>10,.4g} {self.unit:<9}{self.against:<10}{baseline:>9}{ratio:>8}{bar:>10}  "
+            f"{self.what:<52}{shown(self.own):>10} {self.unit:<9}{self.against:<10}{baseline:>9}{ratio:>8}{bar:>10}  "
             + ("reached" if self.reached else "MISSED")
         )
 
