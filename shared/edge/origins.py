@@ -42,21 +42,17 @@ class Authority(Struct, frozen=True):
     port: int | None = None
 
     @staticmethod
+    @lru_cache(maxsize=256)  # every request has one, and nearly all the same
     def parse(text: str) -> "Authority | None":
         """From `Host`, or the middle of an origin. None for what no browser writes: names have letters, digits, `-` and
         `_` (others come as punycode) and no final dot, ports are not empty, and numbers are full addresses.
         """
-        return _authority(text)
-
-
-@lru_cache(maxsize=256)  # every request has one, and nearly all the same
-def _authority(text: str) -> Authority | None:
-    parts = _AUTHORITY.fullmatch(text)
-    if parts is None:
-        return None
-    port = None if parts["port"] is None else int(parts["port"])
-    host = _host(parts["host"])
-    return None if host is None or (port or 0) > 65_535 else Authority(host, port)
+        parts = _AUTHORITY.fullmatch(text)
+        if parts is None:
+            return None
+        port = None if parts["port"] is None else int(parts["port"])
+        host = _host(parts["host"])
+        return None if host is None or (port or 0) > 65_535 else Authority(host, port)
 
 
 class Origin(Struct, frozen=True):

@@ -9,7 +9,7 @@ import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from msgspec.structs import replace
@@ -28,6 +28,8 @@ from services.previews.supervisor import proc
 from services.previews.supervisor.files import give, remove
 from services.previews.supervisor.order import Order
 from services.previews.supervisor.reveal import closed_above
+
+T = TypeVar("T")
 
 MAIN = "from services.previews.supervisor.main import main; main()"
 
@@ -54,9 +56,8 @@ class Launcher:
         record = self._record(spec, uid)
         outputs = [Output("stdout", on_output), Output("stderr", on_output)]
         try:
-            preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, spec, record))
-            await _over(preparing)
-            child = await self._start(record, preparing.result(), outputs, lock)
+            order = await _over(asyncio.ensure_future(asyncio.to_thread(self._prepare, spec, record)))
+            child = await self._start(record, order, outputs, lock)
         except BaseException as error:
             await drain(outputs)
             await asyncio.to_thread(self._take_back, record)
@@ -143,24 +144,24 @@ def _why(message: dict[str, Any] | None) -> str:
     return f"The program was not started: {message['failed']}."
 
 
-async def _over(running: asyncio.Future[Any]) -> None:
-    """Wait for what runs in a thread, which nobody can cancel: who cancels waits, or cleans up before it is over."""
+async def _over(running: asyncio.Future[T]) -> T:
+    """The result of what runs in a thread, which nobody can cancel: who cancels waits, or cleans up before it ends."""
     try:
         await asyncio.wait([running])
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+    return running.result()
 
 
 async def _spawned(marker: str, descriptors: list[int], control: socket.socket) -> Supervisor:
     """The supervisor, started in a thread, for that takes milliseconds."""
     starting = asyncio.ensure_future(asyncio.to_thread(_spawn, marker, descriptors))
     try:
-        await _over(starting)
+        return Supervisor(await _over(starting), control)
     except asyncio.CancelledError:
         await Supervisor(starting.result(), control).end()
         raise
-    return Supervisor(starting.result(), control)
 
 
 def _spawn(marker: str, descriptors: list[int]) -> "subprocess.Popen[bytes]":

@@ -153,17 +153,16 @@ def _check_runner(backend: Backend, runner: str, *, inline: bool) -> None:
 async def _ended(backend: Backend, request: AnyRequest, run: RunView, seconds: float) -> RunView:
     """The run at its end, or as it is after so many seconds."""
     tenant = principal_of(request).tenant
-    with suppress(TimeoutError, Missing):
-        async with asyncio.timeout(seconds):
-            await backend.until_ended(tenant, run.id)
-    permit = entry_of(request.scope).permit
-    if permit is None or permit.why_over() is not None:
-        return run  # as it was made: what became of it is not for a token that has ended
     try:
-        ended = await backend.subscriptions.require(tenant, run.id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await backend.until_ended(tenant, run.id)
+        permit = entry_of(request.scope).permit
+        if permit is None or permit.why_over() is not None:
+            return run  # as it was made: what became of it is not for a token that has ended
+        return view(await backend.subscriptions.require(tenant, run.id), backend.channel.state.epoch)
     except Missing:  # it was deleted, and the request is a repeat of the one that made it
         return run
-    return view(ended, backend.channel.state.epoch)
 
 
 @get(
