@@ -6,19 +6,27 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
+import venv
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+import h11
+import msgspec
 import pytest
 import pytest_asyncio
+import uvicorn
 
 from services.previews.launch import IsolationUnavailable, detect, isolation
 from services.previews.launch import users as users_module
-from services.previews.launch.isolation import KEPT_BY, NAMES
+from services.previews.launch.isolation import KEPT_BY, NAMES, TierName
 from tests.support.launching import TIERS, Place, launching, need
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +40,14 @@ secret = os.environ["THE_SECRET"] + "-in-memory"
 buffer = ctypes.create_string_buffer(secret.encode())
 print(ctypes.addressof(buffer), flush=True)
 time.sleep(600)
+"""
+
+TRIAL = """
+import asyncio, pathlib, sys, tempfile
+from services.previews.launch.detect import _try
+with tempfile.TemporaryDirectory(dir="/var/tmp") as data:
+    pathlib.Path(data).chmod(0o711)
+    print(asyncio.run(_try(sys.argv[1], pathlib.Path(data), pathlib.Path(data))) or "no fault")
 """
 
 PROBE = r"""
@@ -339,6 +355,31 @@ async def test_detection_names_the_strongest_tier_that_works(tmp_path: Path) -> 
     assert await detect(best, tmp_path) == found
     assert sorted(path.name for path in tmp_path.iterdir()) == ["launches"]
     assert list((tmp_path / "launches").iterdir()) == []
+
+
+@pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "process"])
+def test_a_checkout_below_tmp_that_is_closed_to_others_launches_as_any_other(tier: TierName) -> None:
+    """The program's /tmp is another, and its user may not pass: Python and two directories of ours lie below."""
+    need(tier)
+    with tempfile.TemporaryDirectory(prefix="tailrace-checkout-", dir="/tmp") as checkout:  # for its owner alone
+        for package in ("services", "shared"):
+            shutil.copytree(ROOT / package, Path(checkout) / package, ignore=shutil.ignore_patterns("__pycache__"))
+        venv.create(Path(checkout) / ".venv", symlinks=True)
+        installed = next((Path(checkout) / ".venv/lib").glob("python3*/site-packages"))
+        for module in (msgspec, uvicorn, click, h11):  # what the program's side of the trial has to have
+            found = Path(str(module.__file__)).parent
+            shutil.copytree(found, installed / found.name)
+        path = os.pathsep.join((checkout, sysconfig.get_path("purelib")))
+        done = subprocess.run(
+            [f"{checkout}/.venv/bin/python", "-c", TRIAL, tier],
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.stdout, done.stderr) == ("no fault\n", "")
 
 
 async def test_a_minimum_that_cannot_be_had_is_refused_with_a_sentence(

@@ -106,7 +106,9 @@ def _namespaces(uid: int | None, *, network: bool) -> list[str]:
     if not network:
         chosen += ["--unshare-net"]
     if uid is not None:
-        return [*chosen, *(word for name in CAPABILITIES for word in ("--cap-add", name))]
+        # Python below the scratch directory, which is the program's user's alone: to pass it, until that user we are.
+        passing = ("CAP_DAC_READ_SEARCH",) if sys.executable.startswith(f"{SCRATCH}/") else ()
+        return [*chosen, *(word for name in (*CAPABILITIES, *passing) for word in ("--cap-add", name))]
     chosen += ["--unshare-user", "--uid", str(USER), "--gid", str(USER)]
     return [*chosen, *(["--disable-userns"] if "--disable-userns" in _options() else [])]
 

@@ -14,10 +14,14 @@ MS_NOSUID, MS_NODEV = 0x2, 0x4
 
 
 def closed_above(path: str) -> str | None:
-    """The first directory on the way to `path` that a stranger may not pass."""
+    """The first directory on the way to `path` that a stranger may not pass. What is not there closes nothing."""
     place = "/"
     for name in path.strip("/").split("/"):
-        if not os.stat(place).st_mode & stat.S_IXOTH:
+        try:
+            mode = os.stat(place).st_mode
+        except FileNotFoundError:
+            return None
+        if not mode & stat.S_IXOTH:
             return place
         place = os.path.join(place, name)
     return None
